@@ -1,0 +1,51 @@
+# The workshop's commands. `make workshop`, `make lab` and `make test` each work alone on a fresh clone:
+# they make the environment first, and do no set-up work when it is already there.
+#
+#   PYTHON  the Python that makes the environment (3.11 or 3.12; anything else fetches 3.12 through uv)
+#   HOST    the address `make lab` listens on; 0.0.0.0 opens it to the network, with its token kept
+#   PORT    the port `make lab` asks for; the next free one is used when it is taken
+#   ONLY    notebook numbers for `make workshop`, such as ONLY="00 03"
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8888
+ONLY ?=
+
+SHELL := /bin/bash
+VENV_PYTHON := .venv/bin/python
+FIRST_PAGE := notebooks/00_start_here.ipynb
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev workshop lab test lint clean
+
+help:  ## list these commands
+	@echo "From model weights to an API endpoint with TensorRT-LLM. Commands:"
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | \
+		awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup:  ## make the environment (.venv) and register the notebooks' kernel
+	@$(PYTHON) tools/set_up.py
+
+setup-dev:
+	@$(PYTHON) tools/set_up.py --dev
+
+workshop: setup  ## run every notebook in order; pages and executed copies go to build/
+	@$(VENV_PYTHON) -m tools.run_notebooks $(if $(ONLY),--only $(ONLY))
+
+lab: setup  ## open JupyterLab at the first notebook (HOST=0.0.0.0 for a pod; the token stays on)
+	@$(VENV_PYTHON) -m jupyter lab --ServerApp.ip=$(HOST) --ServerApp.port=$(PORT) \
+		--ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/$(FIRST_PAGE) \
+		$(if $(filter 127.0.0.1 localhost,$(HOST)),,--no-browser) $(if $(filter 0,$(shell id -u)),--allow-root)
+
+test: lint  ## run the checks and the tests
+	@$(VENV_PYTHON) -m pytest -q --durations=15
+
+lint: setup-dev  ## run the fast checks: ruff, mypy, notebook format
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m ruff format --check .
+	@$(VENV_PYTHON) -m mypy
+	@$(VENV_PYTHON) tools/format_notebooks.py --check
+
+clean:  ## remove build/ (leaves .venv, the kernel and the workshop's artifacts)
+	@rm -rf build
+	@echo "Removed build/. Left in place: .venv (remove it with: rm -rf .venv), the registered kernel, and the"
+	@echo "artifacts in WORKSHOP_HOME, which are slow to make again."
