@@ -1,0 +1,77 @@
+"""Child processes that end when they should: with their parent, and with everything they started."""
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_KEY)", re.IGNORECASE)
+_SECRET_TEXT = re.compile(r"\bhf_[A-Za-z0-9]{16,}|\bnvapi-[A-Za-z0-9_-]{16,}|\bsk-[A-Za-z0-9_-]{16,}")
+
+
+def _prctl(option: int, value: int) -> None:
+    """Call Linux's prctl; elsewhere do nothing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value)
+
+
+def die_with_parent() -> None:
+    """In a new child: ask the kernel to kill it when its parent dies (Linux)."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Make grandchildren whose parent died children of this process, so that they can be found and ended (Linux)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_all(process: subprocess.Popen[bytes], patience: float = 2.0) -> None:
+    """End a child that leads its own group, and all its descendants: politely first, then by force.
+
+    Args:
+        process: started with ``start_new_session=True``.
+        patience: seconds between the two.
+    """
+    import psutil
+
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    _signal_group(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + patience
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    _signal_group(process.pid, signal.SIGKILL)
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.wait()
+
+
+def _signal_group(leader: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)
+
+
+def redactor(environment: Mapping[str, str]) -> Callable[[str], str]:
+    """A function that hides secrets in a text: values of variables named like secrets, and well-known token forms."""
+    values = sorted(
+        (v for k, v in environment.items() if _SECRET_NAME.search(k) and len(v) >= 8), key=len, reverse=True
+    )
+
+    def hide(text: str) -> str:
+        for value in values:
+            text = text.replace(value, "[hidden]")
+        return _SECRET_TEXT.sub("[hidden]", text)
+
+    return hide

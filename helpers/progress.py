@@ -1,0 +1,117 @@
+"""A moving bar for work that takes a while: HTML in a notebook, one rewritten line in a terminal."""
+
+import html
+import sys
+from dataclasses import dataclass
+
+from helpers.cards import Shown, seconds_text
+
+
+def in_notebook() -> bool:
+    """True inside a Jupyter kernel."""
+    try:
+        from IPython.core.getipython import get_ipython
+    except ImportError:
+        return False
+    shell = get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+@dataclass(frozen=True, repr=False)
+class Bar(Shown):
+    """How far something is, at one moment.
+
+    Args:
+        title: what is being done.
+        elapsed: seconds since it started.
+        fraction: 0 to 1, or None where nobody knows.
+        text: what it is doing right now.
+        details: label to value, shown below (the command, the log's path).
+    """
+
+    title: str
+    elapsed: float
+    fraction: float | None = None
+    text: str = ""
+    details: tuple[tuple[str, str], ...] = ()
+
+    def line(self) -> str:
+        """The bar in one line of text."""
+        share = "" if self.fraction is None else f" {self.fraction:4.0%}"
+        doing = f" · {self.text}" if self.text else ""
+        return f"{self.title}:{share} {seconds_text(self.elapsed)}{doing}"
+
+    def __str__(self) -> str:
+        return "\n".join([self.line(), *(f"  {label}: {value}" for label, value in self.details)])
+
+    def _repr_html_(self) -> str:
+        value = "" if self.fraction is None else f"value='{self.fraction:.3f}'"
+        below = "".join(
+            f"<div style='font-size:0.85em;opacity:0.8'>{html.escape(label)}: "
+            f"<code style='background:none;white-space:pre-wrap'>{html.escape(text)}</code></div>"
+            for label, text in self.details
+        )
+        return (
+            f"<div style='margin:0.3em 0'><strong>{html.escape(self.title)}</strong> "
+            f"<progress {value} max='1' aria-label='{html.escape(self.title, quote=True)}'></progress> "
+            f"{seconds_text(self.elapsed)} <span>{html.escape(self.text)}</span>{below}</div>"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class _Growing(Shown):
+    """A prompt and the text written so far."""
+
+    prompt: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.prompt + self.text
+
+    def _repr_html_(self) -> str:
+        return f"<blockquote><strong>{html.escape(self.prompt)}</strong>{html.escape(self.text)} ▌</blockquote>"
+
+
+class Live:
+    """One place on the screen that is drawn again and again, and at last holds a result."""
+
+    def __init__(self) -> None:
+        self._notebook = in_notebook()
+        self._handle: object | None = None
+        self._terminal = not self._notebook and sys.stderr.isatty()
+
+    def show(self, bar: Bar) -> None:
+        """Draw the bar in place of the one before."""
+        if self._notebook:
+            self._display(bar)
+        elif self._terminal:
+            sys.stderr.write("\r\x1b[2K" + bar.line()[:100])
+            sys.stderr.flush()
+        elif self._handle is None:
+            self._handle = bar
+            print(bar, file=sys.stderr)
+
+    def show_text(self, prompt: str, text: str) -> None:
+        """Draw a text that grows, in place of what was there before."""
+        if self._notebook:
+            self._display(_Growing(prompt, text))
+        elif self._terminal:
+            sys.stderr.write("\r\x1b[2K" + (prompt + text)[-100:].replace("\n", " "))
+            sys.stderr.flush()
+
+    def finish(self, result: object) -> None:
+        """Replace the bar by the result (in a terminal: print it below)."""
+        if self._notebook:
+            self._display(result)
+        else:
+            if self._terminal:
+                sys.stderr.write("\r\x1b[2K")
+            print(result)
+
+    def _display(self, shown: object) -> None:
+        from IPython.display import DisplayHandle, display
+
+        if isinstance(self._handle, DisplayHandle):
+            self._handle.update(shown)
+        else:
+            self._handle = display(shown, display_id=True)

@@ -1,0 +1,227 @@
+"""Runs one stage: shows its command, its progress and its log, and at the end a card of what it made.
+
+The work itself happens under :mod:`helpers.supervisor`, a process of its own. A closed browser tab does not stop it;
+an interrupt or the kernel's death does. A stage whose artifact exists already, made from the same inputs with the same
+options by the same releases, is not run again.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from helpers import workspace
+from helpers.errors import WorkshopError
+from helpers.progress import Bar, Live
+from helpers.workspace import Artifact, Manifest
+
+# Lines that tell why something failed stand out by these words; the rest of a log is noise to a learner.
+_TELLING = ("error", "exception", "killed", "out of memory", "no space", "not found", "refused", "failed")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command that makes one artifact.
+
+    Attributes:
+        title: what it makes, for a person.
+        kind: the artifact's kind.
+        command: program and arguments; ``{out}`` stands for the directory to write into.
+        target: where the artifact will be.
+        options, inputs, maker, machine: see :class:`helpers.workspace.Manifest`.
+        environment: variables added for the command.
+        expected: file patterns that must exist when the command ends well.
+        space: bytes of disk that it needs.
+        time_limit: seconds after which it is ended, or None.
+    """
+
+    title: str
+    kind: str
+    command: Sequence[str]
+    target: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    maker: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    expected: Sequence[str] = ()
+    space: int = 0
+    time_limit: float | None = None
+
+    def manifest(self) -> Manifest:
+        """The manifest of what this stage makes, before it is made."""
+        shown = [part.replace("{out}", str(self.target)) for part in self.command]
+        return Manifest(
+            kind=self.kind,
+            title=self.title,
+            options=dict(self.options),
+            inputs=dict(self.inputs),
+            maker=dict(self.maker),
+            machine=dict(self.machine),
+            command=shown,
+        )
+
+
+def existing(stage: Stage) -> Artifact | None:
+    """The artifact this stage would make, if it is there, intact and up to date."""
+    artifact = workspace.find(stage.target)
+    if artifact and artifact.manifest.recipe() == stage.manifest().recipe():
+        return replace(artifact, reused=True)
+    return None
+
+
+def run(stage: Stage) -> Artifact:
+    """Make the stage's artifact, or take the one that exists; show progress, then its card.
+
+    Raises:
+        WorkshopError: the command failed, was stopped, or the disk is too small. Nothing half-made is left.
+        KeyboardInterrupt: the cell was interrupted; everything the stage started has ended.
+    """
+    live = Live()
+    artifact = existing(stage)
+    if artifact is None:
+        workspace.require_space(stage.target, stage.space)
+        directory = _new_run(stage)
+        state = _watch(stage, directory, live)
+        artifact = _outcome(stage, directory, state)
+    live.finish(artifact)
+    return artifact
+
+
+def ensure(stage: Stage) -> Artifact:
+    """The same as :func:`run`, but silent where the artifact exists: for what a stage needs beforehand."""
+    return existing(stage) or run(stage)
+
+
+def _new_run(stage: Stage) -> Path:
+    """A directory for the supervisor's spec, progress and log."""
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{stage.target.name}-{uuid.uuid4().hex[:6]}"
+    directory = workspace.home() / "runs" / stamp
+    directory.mkdir(parents=True)
+    spec = {
+        "title": stage.title,
+        "command": list(stage.command),
+        "target": str(stage.target),
+        "environment": dict(stage.environment),
+        "expected": list(stage.expected),
+        "time_limit": stage.time_limit,
+        "manifest": asdict(stage.manifest()),
+    }
+    (directory / "spec.json").write_text(json.dumps(spec, indent=1))
+    return directory
+
+
+def _watch(stage: Stage, directory: Path, live: Live) -> dict[str, Any]:
+    """Start the supervisor, draw its progress until it ends, and return its last word."""
+    details = (
+        ("command", workspace.shell_text(stage.manifest().command)),
+        ("log", str(directory / "log.txt")),
+    )
+    with (directory / "supervisor.txt").open("wb") as own_log:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "helpers.supervisor", str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=own_log,
+            stderr=own_log,
+            cwd=workspace.REPOSITORY,
+            env={**os.environ, "PYTHONPATH": str(workspace.REPOSITORY)},
+            start_new_session=True,
+        )
+    try:
+        started = time.monotonic()
+        while True:
+            state = read_state(directory)
+            bar = Bar(
+                stage.title,
+                time.monotonic() - started,
+                state.get("fraction"),
+                state.get("text", ""),
+                details,
+            )
+            live.show(bar)
+            try:
+                supervisor.wait(timeout=0.2)
+                return read_state(directory)
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        if supervisor.stdin:
+            supervisor.stdin.close()  # the supervisor reads end of file and ends everything it started
+        supervisor.wait()
+
+
+def read_state(directory: Path) -> dict[str, Any]:
+    """The last thing a run told, or an empty dict before its first word."""
+    try:
+        state: dict[str, Any] = json.loads((directory / "progress.json").read_text())
+        return state
+    except (OSError, ValueError):
+        return {}
+
+
+def _outcome(stage: Stage, directory: Path, state: dict[str, Any]) -> Artifact:
+    """The artifact that the run made; raises if it made none."""
+    log = directory / "log.txt"
+    if state.get("state") == "done":
+        artifact = workspace.find(stage.target)
+        if artifact:
+            return replace(artifact, reused=bool(state.get("reused")), log=log)
+    if state.get("state") in ("failed", "stopped"):
+        why = state["text"]
+    else:
+        why = "its supervisor was killed, perhaps because the machine ran out of memory"
+        for leftover in stage.target.parent.glob(f".making-{stage.target.name}-*-{state.get('pid')}"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    telling = telling_lines(log.read_text(errors="replace") if log.exists() else "")
+    raise WorkshopError(
+        f"{stage.title}: {why}. Nothing half-made is left.\n"
+        + "".join(f"  | {line}\n" for line in telling)
+        + f"The whole log: {log}\nMend the cause and run this cell again."
+    )
+
+
+def telling_lines(log: str, most: int = 6) -> list[str]:
+    """The last few lines of a log that say what went wrong; the very last lines if none stands out."""
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not line.startswith("$ ")]
+    outstanding = [line for line in lines if any(word in line.lower() for word in _TELLING)]
+    return [line[:300] for line in (outstanding or lines)[-most:]]
+
+
+def runs() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every run that the workspace remembers, oldest first, with its last word."""
+    place = workspace.home() / "runs"
+    for directory in sorted(place.iterdir()) if place.exists() else []:
+        state = read_state(directory)
+        if state:
+            yield directory, state
+
+
+def is_alive(state: Mapping[str, Any]) -> bool:
+    """True if a run says it is under way and its supervisor still exists."""
+    import psutil
+
+    return state.get("state") in ("running", "waiting", "publishing") and psutil.pid_exists(int(state["pid"]))
+
+
+def watch() -> None:
+    """Follow, in a terminal, every stage that is under way; ends when none is (``python -m helpers watch``)."""
+    followed = [directory for directory, state in runs() if is_alive(state)]
+    if not followed:
+        print("No stage is under way.")
+        return
+    live = Live()
+    while followed:
+        for directory in list(followed):
+            state = read_state(directory)
+            live.show(Bar(state["title"], time.time() - state["started"], state.get("fraction"), state.get("text", "")))
+            if not is_alive(state):
+                followed.remove(directory)
+                live.finish(f"{state['title']}: {state['state']} · log {state['log']}")
+        time.sleep(0.3)
