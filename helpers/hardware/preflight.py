@@ -1,0 +1,132 @@
+"""Is this machine good for the workshop? One line a check, each with what to do where the answer is no."""
+
+from dataclasses import dataclass
+
+from helpers.cards import Table, bytes_text
+from helpers.hardware.machine import SUPPORTED, Gpu, Machine, capability_text, supported_gpu
+
+GB = 1e9
+
+DRIVERS = ((580, "1.2.1", "CUDA 13"), (525, "1.0.0", "CUDA 12"))
+"""Oldest driver of a TensorRT-LLM release, newest first."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the pod check; ``verdict`` is ok, warning or stop."""
+
+    name: str
+    found: str
+    verdict: str
+    advice: str = ""
+
+
+def _graded(value: float, warn_below: float, stop_below: float) -> str:
+    """The verdict on something of which more is better."""
+    if value < stop_below:
+        return "stop"
+    return "warning" if value < warn_below else "ok"
+
+
+def _check_gpu(machine: Machine) -> Check:
+    gpu = supported_gpu(machine)
+    if gpu:
+        return Check("GPU", f"{gpu.name}, compute capability {gpu.capability_text}", "ok", "TensorRT-LLM uses it")
+    if machine.gpus:
+        old = machine.gpus[0]
+        return Check(
+            "GPU",
+            f"{old.name}, compute capability {old.capability_text}",
+            "warning",
+            f"too old: the releases carry kernels from {capability_text(SUPPORTED)} on; "
+            "the CPU is used instead, or rent a newer GPU",
+        )
+    advice = "engines are built and run on this CPU with OpenVINO; checkpoints are still TensorRT-LLM's own"
+    return Check("GPU", "none", "ok", advice)
+
+
+def _check_driver(machine: Machine) -> Check:
+    major = int(machine.driver.split(".")[0])
+    found = f"{machine.driver}, CUDA {machine.cuda}"
+    for oldest, release, cuda in DRIVERS:
+        if major >= oldest:
+            return Check("driver", found, "ok", f"fits TensorRT-LLM {release} ({cuda}, driver {oldest} or newer)")
+    return Check("driver", found, "stop", f"older than {DRIVERS[-1][0]}: rent a pod with a newer driver")
+
+
+def _check_gpu_memory(gpu: Gpu) -> Check:
+    # TinyLlama's FP16 engine is 2.2 GB; a build holds weights and network at once, a run adds a KV cache.
+    verdict = _graded(gpu.free_bytes, 8 * GB, 4 * GB)
+    holders = "; ".join(
+        f"{p.name} (pid {p.pid}) holds {'some' if p.bytes is None else bytes_text(p.bytes)}" for p in gpu.processes
+    )
+    free = "" if verdict == "ok" else "free some: shut down other notebooks' kernels, or end the process"
+    found = f"{bytes_text(gpu.free_bytes)} free of {bytes_text(gpu.memory_bytes)}"
+    return Check("GPU memory", found, verdict, "; ".join(filter(None, [holders, free])) or "nobody else holds any")
+
+
+def _check_disk(machine: Machine, gpu: Gpu | None) -> Check:
+    found = f"{bytes_text(machine.disk_free_bytes)} free at {machine.disk_path}"
+    if gpu is None:
+        verdict = _graded(machine.disk_free_bytes, 5 * GB, 1 * GB)
+        return Check("disk", found, verdict, "" if verdict == "ok" else "free some: 5 GB is comfortable without a GPU")
+    verdict = _graded(machine.disk_free_bytes, 30 * GB, 20 * GB)
+    advice = "TensorRT-LLM and its CUDA libraries need about 20 GB; published: the talk advises 200 GB"
+    return Check("disk", found, verdict, advice if machine.disk_free_bytes < 200 * GB else "")
+
+
+def _check_memory(machine: Machine, gpu: Gpu | None) -> Check:
+    comfortable = 16 if gpu else 4
+    verdict = _graded(machine.memory_bytes, comfortable * GB, comfortable / 2 * GB)
+    advice = "" if verdict == "ok" else f"{comfortable} GB is comfortable; close what else is running"
+    return Check("memory", bytes_text(machine.memory_bytes), verdict, advice)
+
+
+def _check_cpu(machine: Machine) -> Check:
+    fast = {"avx2", "asimddp"}.intersection(machine.cpu.features) or machine.system.startswith("Darwin")
+    found = f"{machine.cpu.model}, {machine.cpu.cores} cores"
+    if machine.cpu.cores < 2:
+        return Check("CPU", found, "warning", "one core: everything works, at half the pace that the notebooks tell")
+    return Check("CPU", found, "ok" if fast else "warning", "" if fast else "no AVX2: everything works, but slowly")
+
+
+def _check_python(machine: Machine) -> Check:
+    version = tuple(int(part) for part in machine.python.split(".")[:2])
+    if version in ((3, 11), (3, 12)):
+        return Check("Python", machine.python, "ok")
+    return Check("Python", machine.python, "warning", "tested with 3.11 and 3.12; run make setup, which gets one")
+
+
+def _check_shared_memory(machine: Machine, gpu: Gpu | None) -> Check:
+    size = machine.shared_memory_bytes
+    if size is None:
+        return Check("/dev/shm", "not on this system", "ok")
+    # 64 MB is what a container gets by default; two ranks of one engine exchange their results through it.
+    small = gpu is not None and size < GB
+    advice = "start the container with --ipc=host or --shm-size=8g before splitting a model over two GPUs"
+    return Check("/dev/shm", bytes_text(size), "warning" if small else "ok", advice if small else "")
+
+
+def checks(machine: Machine) -> Table:
+    """One line a check: what was found, whether that is good enough, and what to do where it is not."""
+    gpu = supported_gpu(machine)
+    lines = [_check_gpu(machine)]
+    if gpu:
+        lines += [_check_driver(machine), _check_gpu_memory(gpu)]
+    lines += [
+        _check_cpu(machine),
+        _check_memory(machine, gpu),
+        _check_disk(machine, gpu),
+        _check_shared_memory(machine, gpu),
+        _check_python(machine),
+    ]
+    stops = [line.name for line in lines if line.verdict == "stop"]
+    warnings = [line.name for line in lines if line.verdict == "warning"]
+    if stops:
+        note = f"Stop here: {', '.join(stops)}. Do what the line says, then run this cell again."
+    elif warnings:
+        note = f"Good to go, with {len(warnings)} to keep in mind: {', '.join(warnings)}."
+    else:
+        note = f"All {len(lines)} checks passed: good to go."
+    rows = [(line.name, line.found, line.verdict, line.advice) for line in lines]
+    return Table(("check", "found", "verdict", "what it means, what to do"), rows, "Is this machine good?", note)

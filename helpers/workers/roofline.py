@@ -1,0 +1,119 @@
+"""Measure one device's two limits: memory bandwidth and matrix rate. Prints one line of JSON.
+
+Runs alone under any Python with torch 2.7 or newer, because a GPU's torch is not the notebooks' torch:
+
+    python helpers/workers/roofline.py --device cuda
+
+Output: {"device", "torch", "bandwidth": bytes/s, "rates": {precision: FLOP/s}, "sizes": {...}, "seconds"}.
+Taught in ``notebooks/01_gpu_checks.ipynb``.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+STARTED = time.perf_counter()
+
+try:
+    import torch
+except ImportError as problem:
+    sys.exit(f"no torch in {sys.executable}: {problem}")
+
+COPY_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}
+"""Large against every cache: a copy that fits a cache measures the cache."""
+
+LARGEST = {"cpu": 2048, "cuda": 8192}
+"""Side of the largest square matrix that is multiplied."""
+
+
+def seconds(work: Callable[[], Any], device: str) -> float:
+    """Wall time of one call, the device's queue drained before and after."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def repeated(work: Callable[[], Any], device: str, limit: float) -> list[float]:
+    """Times of repeated calls, after one for warm-up: three, then up to ``limit`` seconds or 30 calls."""
+    seconds(work, device)
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < limit and len(times) < 30):
+        times.append(seconds(work, device))
+    return times
+
+
+def bandwidth(device: str, limit: float) -> float:
+    """Bytes read plus bytes written per second by a copy within the device's memory."""
+    size = COPY_BYTES[device]
+    if device == "cuda":
+        size = min(size, torch.cuda.mem_get_info()[0] // 4)
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / statistics.median(repeated(lambda: target.copy_(source), device, limit))
+
+
+def product(precision: str, size: int, device: str) -> Callable[[], Any]:
+    """A matrix product of two random square matrices, ready to be called.
+
+    Random values, not zeros: a GPU draws less power on zeros and then clocks higher than it ever does in use.
+    """
+    if precision == "fp8":
+        a = torch.randn(size, size, device=device).to(torch.float8_e4m3fn)
+        b = torch.randn(size, size, device=device).to(torch.float8_e4m3fn).t()
+        one = torch.ones((), device=device)
+        return lambda: torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+    kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    left, right = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
+    return lambda: left @ right
+
+
+def matrix_rate(precision: str, device: str, limit: float) -> tuple[float, int]:
+    """FLOP/s of a square matrix product, and the size measured.
+
+    Doubles the size while one product of the next size should fit into ``limit`` seconds: slow arithmetic is
+    measured on a smaller matrix instead of for a longer time.
+    """
+    size = 512
+    times = repeated(product(precision, size, device), device, limit)
+    while size < LARGEST[device] and 8 * min(times) < limit:
+        size *= 2
+        times = repeated(product(precision, size, device), device, limit)
+    return 2 * size**3 / statistics.median(times), size
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--limit", type=float, default=0.15, help="seconds for each measurement (default 0.15)")
+    options = parser.parse_args()
+    precisions = ["fp32", "fp16", "bf16"]
+    name = "cpu"
+    if options.device == "cuda":
+        if not torch.cuda.is_available():
+            sys.exit(f"torch {torch.__version__} in {sys.executable} sees no CUDA device")
+        name = torch.cuda.get_device_name(0)
+        if torch.cuda.get_device_capability(0) >= (8, 9):
+            precisions.append("fp8")
+    torch.manual_seed(0)
+    measured = {p: matrix_rate(p, options.device, options.limit) for p in precisions}
+    result = {
+        "device": name,
+        "torch": torch.__version__,
+        "bandwidth": bandwidth(options.device, options.limit),
+        "rates": {p: rate for p, (rate, _) in measured.items()},
+        "sizes": {p: size for p, (_, size) in measured.items()},
+    }
+    print(json.dumps({**result, "seconds": round(time.perf_counter() - STARTED, 2)}))
+
+
+if __name__ == "__main__":
+    main()

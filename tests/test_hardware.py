@@ -1,0 +1,437 @@
+import json
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+from urllib.parse import urlparse
+
+import pytest
+
+from helpers import hardware
+from helpers.errors import WorkshopError
+from helpers.hardware import Gpu, GpuProcess, Machine, limits, machine, preflight
+
+GB = 10**9
+
+EPYC = """processor\t: 0
+model name\t: AMD EPYC 9454P 48-Core Processor
+flags\t\t: fpu sse2 avx2 avx512f avx512_bf16 avx512_vnni amx_later_invention
+processor\t: 1
+model name\t: something else
+"""
+GRAVITON = """processor\t: 0
+BogoMIPS\t: 2100.00
+Features\t: fp asimd asimddp sve i8mm bf16
+CPU implementer\t: 0x41
+"""
+
+
+class FakeDriver:
+    """What NVML answers on one machine; the names are NVML's own."""
+
+    NVMLError = type("NVMLError", (Exception,), {})
+
+    def __init__(self, name, capability, total, free, driver="580.65.06", cuda=13000, processes=()):
+        self.name, self.capability, self.total, self.free = name, capability, total, free
+        self.driver, self.cuda, self.processes = driver, cuda, processes
+        self.open = False
+
+    def nvmlInit(self):
+        self.open = True
+
+    def nvmlShutdown(self):
+        self.open = False
+
+    def nvmlSystemGetDriverVersion(self):
+        return self.driver
+
+    def nvmlSystemGetCudaDriverVersion(self):
+        return self.cuda
+
+    def nvmlDeviceGetCount(self):
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        assert self.open
+        return index
+
+    def nvmlDeviceGetName(self, handle):
+        return self.name
+
+    def nvmlDeviceGetMemoryInfo(self, handle):
+        return SimpleNamespace(total=self.total, free=self.free)
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle):
+        return self.capability
+
+    def nvmlDeviceGetMigMode(self, handle):
+        raise self.NVMLError("not supported")
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle):
+        return [SimpleNamespace(pid=pid, usedGpuMemory=held) for pid, held in self.processes]
+
+    def nvmlSystemGetProcessName(self, pid):
+        if pid == 1:
+            raise self.NVMLError("not in this container")
+        return f"/usr/bin/python{pid}"
+
+
+class NoDriver:
+    """The package without the library."""
+
+    NVMLError = type("NVMLError", (Exception,), {})
+
+    def nvmlInit(self):
+        raise self.NVMLError("NVML Shared Library Not Found")
+
+
+RTX_4090 = FakeDriver("NVIDIA GeForce RTX 4090", (8, 9), 25_757_220_864, 25_000_000_000)
+A10G = FakeDriver(b"NVIDIA A10G", (8, 6), 24 * GB, 3 * GB, b"535.183.01", 12020, [(1, None), (4321, 19_000_000_000)])
+T4 = FakeDriver("Tesla T4", (7, 5), 16 * GB, 16 * GB)
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """Install a fake driver for one test."""
+
+    def install(fake):
+        monkeypatch.setitem(sys.modules, "pynvml", fake)
+        return fake
+
+    return install
+
+
+def found(table, check):
+    """The row of one check, as a dictionary."""
+    return next(dict(zip(table.columns, row, strict=True)) for row in table.rows if row[0] == check)
+
+
+def test_a_4090(driver):
+    fake = driver(RTX_4090)
+    here = hardware.look()
+    gpu = hardware.supported_gpu(here)
+    assert gpu == here.gpus[0]
+    assert (gpu.name, gpu.compute_capability, gpu.memory_bytes) == (RTX_4090.name, (8, 9), RTX_4090.total)
+    assert (here.driver, here.cuda) == ("580.65.06", "13.0")
+    assert "25.00 GB free of 25.76 GB" in str(here)
+    assert "TensorRT-LLM can use GPU 0" in str(here)
+    assert hardware.identity() == {"gpu": "NVIDIA GeForce RTX 4090", "compute_capability": "8.9"}
+    assert not fake.open
+
+
+def test_an_a10g_that_others_use(driver):
+    driver(A10G)
+    here = hardware.look()
+    gpu = here.gpus[0]
+    assert gpu.name == "NVIDIA A10G"
+    assert gpu.processes == (
+        GpuProcess(4321, "python4321", 19 * GB),
+        GpuProcess(1, "a process outside this container", None),
+    )
+    table = hardware.checks(here)
+    memory = found(table, "GPU memory")
+    assert memory["verdict"] == "stop"
+    assert "python4321 (pid 4321) holds 19.00 GB" in memory["what it means, what to do"]
+    assert "holds some" in memory["what it means, what to do"]
+    assert "Stop here: GPU memory" in table.note
+    old_driver = found(table, "driver")
+    assert (old_driver["verdict"], "1.0.0" in old_driver["what it means, what to do"]) == ("ok", True)
+
+
+class SplitDriver(FakeDriver):
+    """An H100 in two slices, of which this container was given the second."""
+
+    def nvmlDeviceGetMigMode(self, handle):
+        return (1, 1)
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle):
+        return 2
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle, index):
+        if index == 0:
+            raise self.NVMLError("not found")
+        return "slice"
+
+    def nvmlDeviceGetName(self, handle):
+        return f"{self.name} MIG 3g.40gb" if handle == "slice" else self.name
+
+    def nvmlDeviceGetMemoryInfo(self, handle):
+        if handle != "slice":
+            raise self.NVMLError("insufficient permissions")
+        return super().nvmlDeviceGetMemoryInfo(handle)
+
+
+def test_a_slice_of_a_gpu_is_a_gpu_of_its_own(driver):
+    driver(SplitDriver("NVIDIA H100 80GB HBM3", (9, 0), 40 * GB, 39 * GB))
+    (only,) = hardware.look().gpus
+    assert (only.name, only.memory_bytes) == ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", 40 * GB)
+    assert hardware.identity() == {"gpu": only.name, "compute_capability": "9.0"}
+
+
+def test_a_t4_is_seen_but_not_used(driver):
+    driver(T4)
+    here = hardware.look()
+    assert hardware.supported_gpu(here) is None
+    assert "cpu" in hardware.identity()
+    assert found(hardware.checks(here), "GPU")["verdict"] == "warning"
+    assert "compute capability 8.0" in str(here)
+
+
+@pytest.mark.parametrize("fake", [NoDriver(), None])
+def test_no_driver_is_no_gpu(driver, fake):
+    driver(fake)  # None makes the import itself fail
+    here = hardware.look()
+    assert (here.gpus, here.driver) == ((), "")
+    table = hardware.checks(here)
+    gpu = found(table, "GPU")
+    assert gpu["verdict"] == "ok"
+    assert "OpenVINO" in gpu["what it means, what to do"]
+    assert "driver" not in [row[0] for row in table.rows]
+
+
+def test_a_gpu_that_hides_its_processes(driver, monkeypatch):
+    def refuse(handle):
+        raise FakeDriver.NVMLError("no permission")
+
+    monkeypatch.setattr(RTX_4090, "nvmlDeviceGetComputeRunningProcesses", refuse)
+    driver(RTX_4090)
+    assert hardware.look().gpus[0].processes == ()
+
+
+def test_this_machine_for_real():
+    here = hardware.look()
+    assert here.cpu.model
+    assert 1 <= here.cpu.cores <= 4096
+    assert here.memory_bytes > GB / 2
+    assert here.disk_free_bytes > 0
+    assert here.python in sys.version
+    for row in here.table().rows:
+        assert all(row)
+
+
+def test_identity_is_stable_and_fast():
+    hardware.identity()
+    start = time.perf_counter()
+    again = [hardware.identity() for _ in range(5)]
+    assert (time.perf_counter() - start) / 5 < 0.1
+    assert all(one == again[0] for one in again)
+    assert all(isinstance(value, str) and value for value in again[0].values())
+
+
+def test_cpuinfo_of_x86_and_arm():
+    model, features = machine.parse_cpuinfo(EPYC)
+    assert model == "AMD EPYC 9454P 48-Core Processor"
+    assert features == ("avx2", "avx512_bf16", "avx512_vnni", "avx512f")
+    assert machine.parse_cpuinfo(GRAVITON) == ("", ("asimddp", "bf16", "i8mm", "sve"))
+    assert machine.parse_cpuinfo("") == ("", ())
+
+
+def test_other_features_are_another_identity(monkeypatch):
+    driverless = {}
+    for text in (EPYC, EPYC.replace("avx512_bf16", "")):
+        monkeypatch.setattr(machine, "_read", lambda path, text=text: text)
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+        driverless[text] = hardware.identity()
+    first, second = driverless.values()
+    assert first["cpu"] == second["cpu"]
+    assert first["cpu_features"] != second["cpu_features"]
+
+
+def test_a_container_quota_limits_the_cores(monkeypatch):
+    assert machine.parse_quota("150000 100000\n") == 1.5
+    assert machine.parse_quota("max 100000\n") == float("inf")
+    assert machine.parse_quota("") == float("inf")
+    monkeypatch.setattr(machine, "_read", lambda path: "100000 100000")
+    assert machine._cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("NVIDIA GeForce RTX 4090", "GeForce RTX 4090"),
+        ("NVIDIA A10G", "A10G"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+        ("NVIDIA H200", "H200 SXM"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA L40S", None),
+        ("NVIDIA GeForce RTX 4090 D Something", "GeForce RTX 4090"),
+        ("AMD EPYC", None),
+    ],
+)
+def test_a_gpu_finds_its_datasheet(name, row):
+    sheet = hardware.datasheet(name)
+    assert (sheet.name if sheet else None) == row
+
+
+def test_every_datasheet_is_whole_and_sourced():
+    for sheet in hardware.datasheets():
+        assert urlparse(sheet.source).scheme == "https"
+        assert sheet.bandwidth > 1e11
+        assert sheet.rates["fp16"] > 1e13
+        # FP8 came with compute capability 8.9, at twice the FP16 rate.
+        assert ("fp8" in sheet.rates) == (sheet.compute_capability >= (8, 9))
+        if "fp8" in sheet.rates:
+            assert sheet.rates["fp8"] / sheet.rates["fp16"] == pytest.approx(2, rel=0.01)
+
+
+def test_the_gpu_table_says_who_is_too_old():
+    table = hardware.gpu_table()
+    assert [row[0] for row in table.rows if row[-1] == "no"] == ["T4"]
+    assert "T4" in table.note
+    assert table.caption.startswith("datasheet:")
+
+
+def gpu(name, capability, **changed):
+    return replace(Gpu(0, name, capability, 80 * GB, 79 * GB, "580.1"), **changed)
+
+
+@pytest.mark.parametrize(
+    ("capability", "fp8", "int8", "fp4"),
+    [
+        ((8, 0), "no", "yes", "no"),
+        ((8, 6), "no", "yes", "no"),
+        ((8, 9), "yes", "yes", "no"),
+        ((9, 0), "yes", "yes", "no"),
+        ((10, 0), "yes", "not in engines", "yes"),
+        ((10, 3), "yes", "not in engines", "yes"),
+        ((12, 0), "yes", "yes", "yes"),
+        ((7, 5), "no", "no", "no"),
+    ],
+)
+def test_precisions_follow_the_silicon(capability, fp8, int8, fp4):
+    table = hardware.precisions(gpu("NVIDIA Some", capability))
+    says = {row[0]: row[2] for row in table.rows}
+    assert (says["FP8 (E4M3)"], says["INT8"], says["FP4 (NVFP4)"]) == (fp8, int8, fp4)
+    assert ("FP8 (E4M3)" in table.note) == (fp8 == "yes")
+
+
+def test_precisions_of_a_cpu(monkeypatch):
+    monkeypatch.setattr(hardware.gpus, "cpu", lambda: hardware.Cpu("A CPU", 2, ("avx2", "avx512_vnni")))
+    says = {row[0]: row[2] for row in hardware.precisions(None).rows}
+    assert says["INT8"] == "computes (avx512_vnni)"
+    assert says["BF16"] == says["FP8 (E4M3)"] == "stores, widens"
+
+
+def pod(tmp_path, **changed):
+    """A good pod, with something changed."""
+    cpu = hardware.Cpu("A CPU", 16, ("avx2",))
+    good = Machine(
+        cpu=cpu,
+        gpus=(gpu("NVIDIA GeForce RTX 4090", (8, 9)),),
+        memory_bytes=64 * GB,
+        disk_path=tmp_path,
+        disk_free_bytes=250 * GB,
+        shared_memory_bytes=32 * GB,
+        python="3.12.3",
+        system="Linux",
+        driver="580.65.06",
+        cuda="13.0",
+    )
+    return replace(good, **changed)
+
+
+def test_a_good_pod_passes_everything(tmp_path):
+    table = hardware.checks(pod(tmp_path))
+    assert {row[2] for row in table.rows} == {"ok"}
+    assert table.note == f"All {len(table.rows)} checks passed: good to go."
+
+
+@pytest.mark.parametrize(
+    ("changed", "check", "verdict", "says"),
+    [
+        ({"driver": "550.54.15"}, "driver", "ok", "1.0.0"),
+        ({"driver": "470.82.01"}, "driver", "stop", "newer driver"),
+        ({"gpus": (gpu("NVIDIA L4", (8, 9), free_bytes=6 * GB),)}, "GPU memory", "warning", "free some"),
+        ({"disk_free_bytes": 10 * GB}, "disk", "stop", "200 GB"),
+        ({"disk_free_bytes": 25 * GB}, "disk", "warning", "200 GB"),
+        ({"disk_free_bytes": 60 * GB}, "disk", "ok", "published: the talk advises 200 GB"),
+        ({"disk_free_bytes": 3 * GB, "gpus": ()}, "disk", "warning", "5 GB"),
+        ({"disk_free_bytes": GB // 2, "gpus": ()}, "disk", "stop", "5 GB"),
+        ({"shared_memory_bytes": 64 * 2**20}, "/dev/shm", "warning", "--ipc=host"),
+        ({"shared_memory_bytes": 64 * 2**20, "gpus": ()}, "/dev/shm", "ok", ""),
+        ({"shared_memory_bytes": None}, "/dev/shm", "ok", ""),
+        ({"memory_bytes": 3 * GB, "gpus": ()}, "memory", "warning", "4 GB"),
+        ({"memory_bytes": 6 * GB}, "memory", "stop", "16 GB"),
+        ({"python": "3.9.18"}, "Python", "warning", "3.11 and 3.12"),
+        ({"cpu": hardware.Cpu("Old", 4, ())}, "CPU", "warning", "AVX2"),
+        ({"cpu": hardware.Cpu("Small", 1, ("avx2",))}, "CPU", "warning", "one core"),
+    ],
+)
+def test_verdicts(tmp_path, changed, check, verdict, says):
+    table = hardware.checks(pod(tmp_path, **changed))
+    row = found(table, check)
+    assert row["verdict"] == verdict
+    assert says in row["what it means, what to do"]
+    assert (check in table.note) == (verdict != "ok")
+
+
+def test_the_drivers_are_newest_first():
+    assert [oldest for oldest, _, _ in preflight.DRIVERS] == sorted((d[0] for d in preflight.DRIVERS), reverse=True)
+
+
+def test_the_roofline_of_this_cpu():
+    start = time.perf_counter()
+    here = replace(hardware.look(), gpus=())
+    measured = hardware.roofline(here)
+    assert time.perf_counter() - start < 30
+    assert {"fp32", "fp16", "bf16"} <= set(measured.rates)
+    assert 1e9 < measured.bandwidth < 1e13
+    assert all(1e7 < rate < 1e16 for rate in measured.rates.values())
+    assert here.cpu.model in str(measured)
+    assert f"{measured.bandwidth / 1e9:,.1f} GB/s" in str(measured)
+    assert re.search(r"multiplies [\d.]+ times as fast", str(measured))
+
+
+def test_tokens_to_balance():
+    # 1000 operations a byte, two operations and two bytes a weight: 1000 tokens.
+    measured = hardware.Roofline("x", 1e12, {"fp16": 1e15, "fp8": 2e15}, "2", 1.0)
+    assert measured.tokens_to_balance("fp16") == 1000
+    assert measured.tokens_to_balance("fp8") == 1000
+
+
+def test_shares_of_the_datasheet():
+    sheet = hardware.datasheet("NVIDIA H200")
+    measured = hardware.Roofline("NVIDIA H200", 2.4e12, {"bf16": 494.75e12}, "2", 1.0, published=sheet)
+    assert [row[2] for row in measured.table().rows] == ["50%", "50%"]
+
+
+@pytest.mark.parametrize("missing", ["no-such-program", ""])
+def test_a_gpu_without_a_torch_that_sees_it_measures_the_cpu(monkeypatch, tmp_path, missing):
+    calls = []
+
+    def without_cuda(python, device, limit):
+        calls.append((python, device))
+        if device == "cuda":
+            raise WorkshopError("no torch")
+        return limits.Roofline("cpu", 1e10, {"fp32": 1e11}, "2", 1.0)
+
+    monkeypatch.setattr(limits, "_measure", without_cuda)
+    monkeypatch.setenv("WORKSHOP_TRTLLM_PYTHON", missing)
+    measured = hardware.roofline(pod(tmp_path))
+    assert "notebook 02" in str(measured)
+    assert calls[-1] == (sys.executable, "cpu")
+    assert (("no-such-program", "cuda") in calls) == bool(missing)
+
+
+def test_a_failing_measurement_says_why(monkeypatch, tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("import sys; sys.exit('no CUDA device')")
+    monkeypatch.setattr(limits, "WORKER", broken)
+    with pytest.raises(WorkshopError, match="no CUDA device"):
+        limits._measure(sys.executable, "cpu", 10)
+    with pytest.raises(WorkshopError, match="not measured"):
+        limits._measure("no-such-python", "cpu", 10)
+
+
+def test_the_worker_prints_one_line_of_json():
+    done = subprocess.run(
+        [sys.executable, str(limits.WORKER), "--device", "cpu", "--limit", "0.001"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count("\n") == 1
+    assert set(json.loads(done.stdout)) == {"device", "torch", "bandwidth", "rates", "sizes", "seconds"}
