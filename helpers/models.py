@@ -1,0 +1,182 @@
+"""Finding a model's weights, downloading them where needed, and refusing what is not safe or not whole.
+
+A model is a folder with ``config.json``, a tokenizer and safetensors weights. ``"bundled"`` is the small one in
+``data/model`` that needs no download; everything else is a local folder or an id on the Hugging Face hub (notebook 03).
+"""
+
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from helpers import stage, workspace
+from helpers.cards import Card, Shown, bytes_text
+from helpers.errors import WorkshopError
+from helpers.workspace import DATA
+
+BUNDLED = "bundled"
+_WANTED = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
+
+
+@dataclass(frozen=True, repr=False)
+class Model(Shown):
+    """A folder of Hugging Face weights that passed the checks of :func:`check`."""
+
+    name: str
+    path: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The model's ``config.json``."""
+        return dict(json.loads((self.path / "config.json").read_text()))
+
+    @cached_property
+    def bytes(self) -> int:
+        """Size of the weights, in bytes."""
+        return sum(file.stat().st_size for file in self.path.glob("*.safetensors"))
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of weights, counted in the files."""
+        from safetensors import safe_open
+
+        total = 0
+        for file in self.path.glob("*.safetensors"):
+            with safe_open(file, framework="np") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - a safetensors handle is not a dict
+                    size = 1
+                    for extent in tensors.get_slice(name).get_shape():
+                        size *= extent
+                    total += size
+        return total
+
+    @cached_property
+    def digest(self) -> str:
+        """One short digest of every file of the model; what artifacts remember it by."""
+        return workspace.digest(self.path)
+
+    def __str__(self) -> str:
+        return str(self._card())
+
+    def _repr_html_(self) -> str:
+        return self._card()._repr_html_()
+
+    def _card(self) -> Card:
+        c = self.config
+        heads = f"{c['num_attention_heads']} heads, {c['num_key_value_heads']} of them for keys and values"
+        return Card(
+            f"Model: {self.name}",
+            {
+                "where": str(self.path),
+                "architecture": f"{c['architectures'][0]}, {self.parameters:,} parameters",
+                "shape": f"{c['num_hidden_layers']} layers, hidden size {c['hidden_size']}, {heads}",
+                "vocabulary": f"{c['vocab_size']:,} tokens, context of {c['max_position_embeddings']:,}",
+                "weights": f"{bytes_text(self.bytes)}, safetensors, {c.get('torch_dtype', c.get('dtype'))}",
+            },
+        )
+
+
+def find(name: str = BUNDLED) -> Model:
+    """The model called ``name``: ``"bundled"``, a name in ``data/models.toml``, a local folder, or a hub id.
+
+    Raises:
+        WorkshopError: it cannot be found or downloaded, or it fails :func:`check`.
+    """
+    if name == BUNDLED:
+        return check(Model(name, DATA / "model"))
+    if Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser().resolve()
+        return check(Model(folder.name, folder))
+    known = tomllib.loads((DATA / "models.toml").read_text())
+    row = known.get(name) or next((r for r in known.values() if r["repository"] == name), None)
+    repository = row["repository"] if row else name
+    if repository.count("/") != 1:
+        raise WorkshopError(
+            f"There is no model called {name!r}: it is neither a folder nor a hub id (owner/name). "
+            f"Choose 'bundled', {', '.join(map(repr, known))}, a folder of safetensors weights, or a hub id."
+        )
+    return check(Model(repository, download(repository, row)))
+
+
+def download(repository: str, row: Mapping[str, Any] | None) -> Path:
+    """Fetch a model from the Hugging Face hub into the workspace, as a stage; returns its folder.
+
+    Args:
+        repository: ``owner/name``.
+        row: its entry in ``data/models.toml`` (revision, digest of the weights), or None for the newest revision.
+
+    Raises:
+        WorkshopError: no network, no such model, or a gated one without a token.
+    """
+    revision = row["revision"] if row else "main"
+    target = workspace.home() / "models" / repository.replace("/", "--") / revision[:12]
+    worker = Path(__file__).with_name("workers") / "download_model.py"
+    command = [sys.executable, str(worker), "--repository", repository, "--revision", revision, "--output", "{out}"]
+    for pattern in _WANTED:
+        command += ["--pattern", pattern]
+    if row:
+        command += ["--sha256", row["sha256"]]
+    task = stage.Stage(
+        title=f"Download of {repository}",
+        kind="model",
+        command=command,
+        target=target,
+        options={"repository": repository, "revision": revision},
+        environment={"HF_HOME": os.environ.get("HF_HOME", str(workspace.home() / "huggingface"))},
+        expected=["config.json", "*.safetensors"],
+        space=2 * row["weights_bytes"] if row else 0,
+    )
+    return stage.ensure(task).path
+
+
+def check(model: Model) -> Model:
+    """Refuse a model that is not whole, not safe to load, or not of the Llama family.
+
+    Raises:
+        WorkshopError: says which file, what was found, and what to do.
+    """
+    folder = model.path
+    if not (folder / "config.json").is_file():
+        raise WorkshopError(f"{folder} is not a model: it has no config.json. Point at the folder that holds one.")
+    code = [file.name for file in folder.rglob("*.py")]
+    if code or "auto_map" in model.config:
+        what = f"Python files ({', '.join(code[:3])})" if code else "an auto_map entry in config.json"
+        raise WorkshopError(
+            f"{folder} is refused: it carries {what}, which would run someone else's code here. "
+            "Use a model whose architecture the transformers library itself has."
+        )
+    weights = list(folder.glob("*.safetensors"))
+    if not weights:
+        raise WorkshopError(
+            f"{folder} has no safetensors weights. Use a model that is published as safetensors; pickled .bin or .pt "
+            "files can run code when they are loaded and are not read here."
+        )
+    for file in weights:
+        if file.stat().st_size < 1024:
+            raise WorkshopError(
+                f"{file} has only {file.stat().st_size} bytes: it is a git-lfs pointer or a download cut short. "
+                "Download the file itself, for example with the hub id instead of a git clone."
+            )
+    architectures = model.config.get("architectures") or ["(none)"]
+    if architectures[0] != "LlamaForCausalLM":
+        raise WorkshopError(
+            f"{folder} is a {architectures[0]}; this workshop builds the Llama family (LlamaForCausalLM). "
+            "Choose a Llama-family model, such as TinyLlama."
+        )
+    return model
+
+
+def texts(file: Path, most: int | None = None) -> list[str]:
+    """The texts of a JSON-lines file, one ``{"text": ...}`` a line, in order."""
+    lines = [json.loads(line)["text"] for line in file.read_text().splitlines() if line.strip()]
+    return lines[:most]
+
+
+def summary(model: Model) -> str:
+    """One line: name, parameters, size."""
+    return f"{model.name}: {model.parameters / 1e6:,.1f} M parameters, {bytes_text(model.bytes)}"

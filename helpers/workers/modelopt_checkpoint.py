@@ -1,0 +1,182 @@
+"""Worker: turn Hugging Face weights into a TensorRT-LLM checkpoint with NVIDIA's ModelOpt, and measure what that did.
+
+Runs as a process of its own, one for each checkpoint: ModelOpt takes seconds to import and keeps its settings in
+module-level dicts. It imports nothing of ``helpers``, so that it can run under another Python (notebooks 03 and 04).
+
+Writes into the output folder what ``trtllm-build`` reads (``config.json``, ``rank{N}.safetensors``) and, in
+``measured/``, what the quantizer's own arithmetic gives: ``nll.npy`` (negative log-likelihood of each held-out token),
+``ranges.json`` (what calibration found) and ``text.json`` (a greedy continuation).
+"""
+
+import argparse
+import copy
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMATS = {"fp8": "FP8_DEFAULT_CFG", "int8_sq": "INT8_SMOOTHQUANT_CFG", "int4_awq": "INT4_AWQ_CFG"}
+# Largest finite value of each format: a scaling factor is the calibrated range divided by it.
+LARGEST = {"fp8": 448.0, "int8_sq": 127.0, "int4_awq": 7.0}
+# AWQ tries many scalings for every batch; NVIDIA's own quantize.py allows it 32 texts at most.
+AWQ_TEXTS = 32
+
+
+def progress(done: int, total: int, text: str) -> None:
+    """Tell the supervisor how far this is."""
+    print(f"@progress {done}/{total} {text}", flush=True)
+
+
+def read_texts(file: Path) -> list[str]:
+    """The texts of a JSON-lines file, one ``{"text": ...}`` a line."""
+    return [json.loads(line)["text"] for line in file.read_text().splitlines() if line.strip()]
+
+
+def packed(tokenizer: Any, texts: list[str], length: int) -> list[Any]:
+    """Token ids of all texts, end to end, cut into rows of ``length``; each a tensor of shape [1, <= length]."""
+    import torch
+
+    ids = [token for text in texts for token in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
+    return [torch.tensor([ids[start : start + length]]) for start in range(0, len(ids), length)]
+
+
+def quantize(model: Any, precision: str, kv: str | None, rows: list[Any]) -> Any:
+    """Insert ModelOpt's quantizers, calibrate them on ``rows``, and return the model."""
+    import modelopt.torch.quantization as mtq
+    import torch
+
+    settings = copy.deepcopy(getattr(mtq, FORMATS[precision]))
+    if kv == "fp8":
+        settings["quant_cfg"].update(copy.deepcopy(mtq.FP8_KV_CFG["quant_cfg"]))
+    passes = 0
+
+    def feed(calibrated: Any) -> None:
+        nonlocal passes
+        with torch.inference_mode():
+            for number, row in enumerate(rows):
+                progress(number, len(rows), f"calibrating, pass {passes + 1}")
+                calibrated(input_ids=row)
+        passes += 1
+
+    return mtq.quantize(model, settings, feed)
+
+
+def folded(model: Any) -> Any:
+    """A copy of a quantized model whose weights are rounded once and for all, instead of at every pass."""
+    import modelopt.torch.quantization as mtq
+
+    ready = copy.deepcopy(model)
+    mtq.fold_weight(ready)
+    return ready
+
+
+def ranges(model: Any, precision: str) -> list[dict[str, Any]]:
+    """What calibration found: for each quantizer that has one, its largest absolute value and scaling factor."""
+    found = []
+    for name, module in model.named_modules():
+        amax = getattr(module, "amax", None) if name.endswith("_quantizer") else None
+        if amax is None or not module.is_enabled:
+            continue
+        largest = float(amax.max())
+        place, quantizer = name.rsplit(".", 1)
+        found.append(
+            {
+                "module": place,
+                "quantizer": quantizer.removesuffix("_quantizer"),
+                "amax": largest,
+                "scaling_factor": largest / LARGEST[precision],
+                "values": int(amax.numel()),
+            }
+        )
+    return found
+
+
+def score(model: Any, tokenizer: Any, texts: list[str], rows: int = 24) -> np.ndarray:
+    """Negative log-likelihood, in nats, of every token after the first of each text, in the order of the texts."""
+    import torch
+
+    ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    parts: dict[int, np.ndarray] = {}
+    with torch.inference_mode():
+        for start in range(0, len(order), rows):
+            progress(start, len(order), "perplexity on held-out text")
+            chosen = order[start : start + rows]
+            width = max(len(ids[i]) for i in chosen)
+            batch = torch.tensor([ids[i] + [tokenizer.eos_token_id] * (width - len(ids[i])) for i in chosen])
+            likelihood = model(input_ids=batch).logits.float().log_softmax(-1)
+            taken = likelihood[:, :-1].gather(-1, batch[:, 1:, None])[..., 0]
+            for row, i in enumerate(chosen):
+                parts[i] = -taken[row, : len(ids[i]) - 1].numpy()
+    return np.concatenate([parts[i] for i in range(len(ids))]).astype(np.float32)
+
+
+def continuation(model: Any, tokenizer: Any, prompt: str, tokens: int) -> str:
+    """The prompt and its greedy continuation, at most ``tokens`` long."""
+    import torch
+
+    row = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        made = model.generate(row, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+    return str(tokenizer.decode(made[0], skip_special_tokens=True))
+
+
+def parse() -> argparse.Namespace:
+    """The command line; ``helpers.checkpoint`` writes it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of Hugging Face weights")
+    parser.add_argument("--precision", choices=["fp16", *FORMATS], required=True)
+    parser.add_argument("--kv-cache", choices=["fp8"], help="also quantize the KV cache")
+    parser.add_argument("--tp-size", type=int, default=1, help="number of ranks to split over")
+    parser.add_argument("--calibration", type=Path, required=True, help='JSON lines of {"text": ...}')
+    parser.add_argument("--calibration-texts", type=int, default=128)
+    parser.add_argument("--max-length", type=int, default=2048, help="tokens in one calibration row")
+    parser.add_argument("--held-out", type=Path, required=True, help='JSON lines of {"text": ...} for perplexity')
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Load, quantize, measure, export: in that order, because exporting changes the model."""
+    arguments = parse()
+    warnings.filterwarnings("ignore")
+    progress(0, 1, "importing torch and ModelOpt")
+    import torch
+    from modelopt.torch.export import export_tensorrt_llm_checkpoint
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    # The weights are 16-bit; they are computed with in 32, because a CPU has no fast 16-bit arithmetic.
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    measured = arguments.output / "measured"
+    measured.mkdir(parents=True)
+    found: list[dict[str, Any]] = []
+    running = model
+    if arguments.precision != "fp16":
+        texts = read_texts(arguments.calibration)[: arguments.calibration_texts]
+        if arguments.precision == "int4_awq":
+            texts = texts[:AWQ_TEXTS]
+        model = quantize(model, arguments.precision, arguments.kv_cache, packed(tokenizer, texts, arguments.max_length))
+        found = ranges(model, arguments.precision)
+        running = folded(model)
+    (measured / "ranges.json").write_text(json.dumps(found, indent=1))
+    np.save(measured / "nll.npy", score(running, tokenizer, read_texts(arguments.held_out)))
+    progress(0, 1, "greedy continuation")
+    text = continuation(running, tokenizer, arguments.prompt, 96)
+    (measured / "text.json").write_text(json.dumps({"prompt": arguments.prompt, "text": text}, ensure_ascii=False))
+    progress(0, 1, "exporting the TensorRT-LLM checkpoint")
+    with torch.inference_mode():
+        export_tensorrt_llm_checkpoint(
+            model,
+            "llama",
+            torch.float16,
+            arguments.output,
+            inference_tensor_parallel=arguments.tp_size,
+        )
+
+
+if __name__ == "__main__":
+    main()
