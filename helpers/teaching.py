@@ -1,0 +1,109 @@
+"""How a notebook opens and closes, and the plan over all of them.
+
+Minutes and needs are read from the notebooks' own metadata, so that no table can drift from them.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import stage, workspace
+from helpers.cards import Card, Table, bytes_text, seconds_text
+from helpers.workspace import REPOSITORY, Artifact
+
+NOTEBOOKS = REPOSITORY / "notebooks"
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One notebook as its file describes it: name, title, planned minutes, and the notebooks it builds on."""
+
+    name: str
+    title: str
+    minutes: int
+    needs: tuple[str, ...]
+
+
+def notebooks() -> list[Notebook]:
+    """All numbered notebooks, in order."""
+    return [_read(file) for file in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
+
+
+def _read(file: Path) -> Notebook:
+    content = json.loads(file.read_text())
+    about = content["metadata"]["workshop"]
+    heading = re.search(r"^# (.+)$", "".join(content["cells"][0]["source"]), re.MULTILINE)
+    return Notebook(file.stem, heading[1] if heading else file.stem, about["minutes"], tuple(about["needs"]))
+
+
+def time_plan() -> Table:
+    """Every notebook with its planned minutes and the time at which it starts, counted from the first."""
+    rows, passed = [], 0
+    for notebook in notebooks():
+        rows.append([notebook.name, notebook.title, notebook.minutes, passed])
+        passed += notebook.minutes
+    note = f"{passed} minutes in all, at the pace of someone who reads every line."
+    return Table(["notebook", "title", "minutes", "starts at minute"], rows, caption="Time plan", note=note)
+
+
+def start(name: str) -> Card:
+    """The opening card: this machine, its toolchain, where things are kept, and what is there already."""
+    from helpers import hardware, toolchains
+
+    machine, toolchain = hardware.look(), toolchains.best()
+    this = next(n for n in notebooks() if n.name == name)
+    gpus = ", ".join(gpu.name for gpu in machine.gpus) or "no NVIDIA GPU"
+    facts = {
+        "machine": f"{machine.cpu.model}, {machine.cpu.cores} cores, {bytes_text(machine.memory_bytes)}; {gpus}",
+        "toolchain": toolchain.title,
+        "workspace": f"{workspace.home()} ({_made_text()})",
+        "planned": f"{this.minutes} minutes",
+    }
+    return Card(f"Ready: {this.title}", facts)
+
+
+def finish(name: str) -> Card:
+    """The closing card: what you now have, what holds GPU memory and how to free it, and where to go next."""
+    from helpers import hardware
+
+    machine = hardware.look()
+    holders = [f"{p.name} (process {p.pid})" for gpu in machine.gpus for p in gpu.processes]
+    under_way = [state["title"] for _, state in stage.runs() if stage.is_alive(state)]
+    if not machine.gpus:
+        memory = "there is no GPU here; nothing is held"
+    else:
+        memory = ", ".join(holders) or "nothing: every stage was a process of its own and has ended"
+    later = [n for n in notebooks() if n.name > name]
+    facts = {
+        "you now have": _made_text(),
+        "holding GPU memory": memory,
+        "to free it": "Kernel, Shut Down Kernel; a stage under way ends with it",
+        "still running": ", ".join(under_way) or "nothing",
+        "next": f"{later[0].name}.ipynb: {later[0].title}" if later else "this was the last notebook so far",
+    }
+    return Card(f"End of {name}", facts)
+
+
+def artifacts() -> list[Artifact]:
+    """Everything that was published in the workspace, by kind and name; sizes are trusted, not checked again."""
+    found = []
+    for manifest in sorted(workspace.home().glob("*/*/*/" + workspace.MANIFEST)) + sorted(
+        workspace.home().glob("*/*/" + workspace.MANIFEST)
+    ):
+        if "/scratch/" not in str(manifest):
+            found.append(Artifact(manifest.parent, workspace.Manifest(**json.loads(manifest.read_text()))))
+    return found
+
+
+def made() -> Table:
+    """What the workspace holds: kind, what, size, time it took to make."""
+    rows = [[a.manifest.kind, a.manifest.title, bytes_text(a.bytes), seconds_text(a.manifest.seconds)] for a in artifacts()]
+    return Table(["kind", "what", "size", "took"], rows, caption=f"In {workspace.home()}")
+
+
+def _made_text() -> str:
+    counts: dict[str, int] = {}
+    for artifact in artifacts():
+        counts[artifact.manifest.kind] = counts.get(artifact.manifest.kind, 0) + 1
+    return ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in counts.items()) or "nothing made yet"
