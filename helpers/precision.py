@@ -12,6 +12,8 @@ from helpers.cards import Card, Shown, Table
 from helpers.errors import WorkshopError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
@@ -363,3 +365,50 @@ def compare(
     difference = b - a
     standard_error = float(difference.std(ddof=1) / math.sqrt(difference.size))
     return PairedDifference(float(difference.mean()), standard_error, a.size, first, second)
+
+
+def perplexity_table(scores: "Mapping[str, ArrayLike]") -> Table:
+    """Perplexities side by side, each compared with the first, token by token (notebook 04).
+
+    Args:
+        scores: name to negative log-likelihoods in nats; all of the same tokens in the same order.
+
+    Raises:
+        WorkshopError: the texts differ, or a likelihood is not finite.
+    """
+    (first, reference), *_ = scores.items()
+    rows: list[list[str]] = []
+    sentences: list[str] = []
+    for name, nll in scores.items():
+        found = perplexity(nll)
+        row = [name, f"{found.value:.4f}", f"{found.standard_error:.4f}"]
+        if name == first:
+            rows.append([*row, "–", "–", "–"])
+            continue
+        against = compare(reference, nll, first, name)
+        rows.append(
+            [
+                *row,
+                f"{against.mean:+.5f}",
+                f"{against.times_se:+.1f}",
+                "yes" if against.told_apart else "no",
+            ]
+        )
+        sentences.append(against.sentence)
+    columns = ["model", "perplexity", "± (text)", f"nats a token against {first}", "in standard errors", "told apart"]
+    caption = f"Measured: {perplexity(reference).tokens:,} held-out tokens"
+    return Table(columns, rows, caption=caption, note=" ".join(sentences))
+
+
+def rounding_table(values: "ArrayLike", *names: str) -> Table:
+    """What rounding the same numbers to several formats costs, with one scale for the whole tensor.
+
+    Args:
+        values: any array.
+        names: keys of ``FORMATS``.
+    """
+    rows = []
+    for name in names:
+        found = error(values, round_to(values, name))
+        rows.append([find(name).name, f"{found.relative:.3%}", f"{found.sqnr:.1f}", f"{found.flushed:.2%}"])
+    return Table(["format", "relative error (RMS)", "signal to noise, dB", "rounded to zero"], rows)

@@ -87,18 +87,20 @@ def finish(name: str) -> Card:
 
 def artifacts() -> list[Artifact]:
     """Everything that was published in the workspace, by kind and name; sizes are trusted, not checked again."""
-    found = []
-    for manifest in sorted(workspace.home().glob("*/*/*/" + workspace.MANIFEST)) + sorted(
-        workspace.home().glob("*/*/" + workspace.MANIFEST)
-    ):
-        if "/scratch/" not in str(manifest):
-            found.append(Artifact(manifest.parent, workspace.Manifest(**json.loads(manifest.read_text()))))
-    return found
+    home = workspace.home()
+    manifests = [file for depth in ("*/*/", "*/*/*/") for file in sorted(home.glob(depth + workspace.MANIFEST))]
+    return [
+        Artifact(file.parent, workspace.Manifest(**json.loads(file.read_text())))
+        for file in manifests
+        if file.relative_to(home).parts[0] != "scratch" and not file.parent.name.startswith(".")
+    ]
 
 
 def made() -> Table:
     """What the workspace holds: kind, what, size, time it took to make."""
-    rows = [[a.manifest.kind, a.manifest.title, bytes_text(a.bytes), seconds_text(a.manifest.seconds)] for a in artifacts()]
+    rows = [
+        [a.manifest.kind, a.manifest.title, bytes_text(a.bytes), seconds_text(a.manifest.seconds)] for a in artifacts()
+    ]
     return Table(["kind", "what", "size", "took"], rows, caption=f"In {workspace.home()}")
 
 

@@ -16,7 +16,7 @@ class WrongKernel(Exception):
     """This kernel's Python is not the workshop's; shown without a traceback."""
 
     def _render_traceback_(self):
-        return ["WrongKernel: %s" % self]
+        return [f"WrongKernel: {self}"]
 
 
 def start(name):
@@ -27,10 +27,11 @@ def start(name):
     """
     missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
     if missing or sys.version_info < (3, 11):
+        lacking = ", ".join(missing) or "what the helpers need"
         raise WrongKernel(
-            "pick the kernel 'TensorRT-LLM workshop' (menu Kernel, Change Kernel); this one is Python %d.%d without %s. "
+            "pick the kernel 'TensorRT-LLM workshop' (menu Kernel, Change Kernel); this one is Python "
+            f"{sys.version_info[0]}.{sys.version_info[1]} without {lacking}. "
             "If it is not in the list, run 'make setup' in the repository and reload this page."
-            % (sys.version_info[0], sys.version_info[1], ", ".join(missing) or "what the helpers need")
         )
     from helpers import teaching
 

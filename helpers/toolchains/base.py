@@ -102,6 +102,8 @@ class Toolchain(Protocol):
     """The functions that a toolchain module has."""
 
     name: str
+    title: str
+    default_model: str
 
     def verify(self) -> Table:
         """One line a check: is everything there that this toolchain needs?"""

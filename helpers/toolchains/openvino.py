@@ -1,7 +1,7 @@
 """The CPU toolchain: OpenVINO builds the engine, OpenVINO GenAI runs it.
 
-The same ideas as TensorRT-LLM under the same knobs (design, section 3): a graph is exported once, quantized by NNCF with
-calibration on the same texts, compiled for this very CPU, and the compiled form is what the pipeline loads at start.
+The same ideas as TensorRT-LLM under the same knobs: a graph is exported once, quantized by NNCF with calibration on the
+same texts, compiled for this very CPU, and the compiled form is what the pipeline loads at start.
 Everything runs in child processes, as it does with TensorRT-LLM.
 """
 
@@ -25,6 +25,7 @@ from helpers.workspace import Artifact
 
 name = "openvino"
 title = "OpenVINO on the CPU"
+default_model = "bundled"  # small enough that a laptop builds it in seconds
 _WORKERS = Path(__file__).parent.parent / "workers"
 # OpenVINO and NNCF send usage data and write into the home folder unless they believe to run in CI.
 _QUIET = {"CI": "true", "NNCF_CI": "1", "TOKENIZERS_PARALLELISM": "false"}
