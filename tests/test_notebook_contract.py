@@ -314,7 +314,7 @@ def test_readmes_table_is_made_from_the_notebooks(tmp_path: Path) -> None:
     (tmp_path / "99_a.ipynb").write_text(format_notebooks.text_of(good()), encoding="utf-8")
     before = f"# Read me\n\n{readme_table.BEGIN}\nold\n{readme_table.END}\n\nThe end.\n"
     after = readme_table.updated(before, tmp_path)
-    row = "| [`99_a`](notebooks/99_a.ipynb) | **Building an engine**. This builds one. | 6 | – |"
+    row = "| [`99_a`](notebooks/99_a.ipynb) | **Building an engine**<br>This builds one. | 6 | – |"
     assert row in after
     assert "| In all | 6 |" in after
     assert "old" not in after

@@ -1,7 +1,7 @@
-"""Write README's table of notebooks from the notebooks' own titles and metadata.
+"""Write what README takes from the project itself: the table of notebooks, and the picture of the stages.
 
-The table stands between ``<!-- notebooks:begin -->`` and ``<!-- notebooks:end -->``. ``--check`` writes
-nothing and exits with 1 if the table is out of date.
+The table stands between ``<!-- notebooks:begin -->`` and ``<!-- notebooks:end -->``; the picture is ``PICTURE``.
+``--check`` writes nothing and exits with 1 if either is out of date. Run it as ``python -m tools.readme_table``.
 """
 
 import argparse
@@ -11,7 +11,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers import plots
+
 ROOT = Path(__file__).resolve().parent.parent
+PICTURE = ROOT / "data" / "pictures" / "pipeline.svg"
 BEGIN, END = "<!-- notebooks:begin -->", "<!-- notebooks:end -->"
 
 
@@ -34,11 +37,11 @@ def read_row(path: Path) -> Row:
     """
     notebook = json.loads(path.read_text(encoding="utf-8"))
     opening = "".join(notebook["cells"][0]["source"])
-    title = re.match(r"# (.+)\n+(.+)", opening)
+    title = re.match(r"# (.+)\n+((?:.+\n?)+)", opening)
     facts = notebook["metadata"].get("workshop", {})
     if title is None or "minutes" not in facts:
         raise ValueError(f"{path.name}: expected a title, a sentence below it and metadata.workshop.minutes.")
-    teaches = re.match(r".+?[.?!](?=\s|$)|.+", title[2].strip())
+    teaches = re.match(r".+?[.?!](?=\s|$)|.+", " ".join(title[2].split()))
     return Row(path.stem, title[1].strip(), teaches[0] if teaches else "", facts["minutes"], facts.get("needs", []))
 
 
@@ -52,7 +55,7 @@ def table(rows: list[Row]) -> str:
     lines = ["| Notebook | What it teaches | Minutes | Needs |", "|---|---|---:|---|"]
     for row in rows:
         link = f"[`{row.stem}`](notebooks/{row.stem}.ipynb)"
-        lines.append(f"| {link} | **{row.title}**. {row.teaches} | {row.minutes} | {needs_text(row.needs)} |")
+        lines.append(f"| {link} | **{row.title}**<br>{row.teaches} | {row.minutes} | {needs_text(row.needs)} |")
     lines.append(f"| | In all | {sum(row.minutes for row in rows)} | |")
     return "\n".join(lines)
 
@@ -76,20 +79,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
     options = parser.parse_args(arguments)
     readme = ROOT / "README.md"
-    if not readme.exists():
-        print("README.md is not there yet: nothing to do.")
-        return 0
-    old = readme.read_text(encoding="utf-8")
-    new = updated(old, ROOT / "notebooks")
-    if old == new:
-        print("README.md: the table of notebooks is up to date.")
-        return 0
-    if options.check:
-        print("README.md: the table of notebooks is out of date; run: .venv/bin/python tools/readme_table.py")
-        return 1
-    readme.write_text(new, encoding="utf-8")
-    print("README.md: the table of notebooks was rewritten.")
-    return 0
+    wanted = {
+        readme: updated(readme.read_text(encoding="utf-8"), ROOT / "notebooks"),
+        PICTURE: plots.pipeline("openvino").svg,
+    }
+    stale = [file for file, text in wanted.items() if not file.exists() or file.read_text(encoding="utf-8") != text]
+    for file in stale:
+        if not options.check:
+            file.write_text(wanted[file], encoding="utf-8")
+        state = "is out of date; run: .venv/bin/python -m tools.readme_table" if options.check else "was rewritten"
+        print(f"{file.relative_to(ROOT)} {state}.")
+    if not stale:
+        print("README's table and picture are up to date.")
+    return 1 if stale and options.check else 0
 
 
 if __name__ == "__main__":

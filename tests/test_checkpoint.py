@@ -1,0 +1,149 @@
+"""TensorRT-LLM checkpoints as ModelOpt really writes them, for the bundled model."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from helpers import checkpoint, models, precision
+from helpers.errors import WorkshopError
+
+pytestmark = pytest.mark.usefixtures("made_by_notebooks")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.find()
+
+
+@pytest.fixture(scope="module")
+def four(model, made_by_notebooks):
+    """The checkpoints that notebook 04 made, by precision."""
+    return {p: checkpoint.make(model, p, kv="fp8" if p == "fp8" else None) for p in checkpoint.TITLES}
+
+
+def tensor(file, name):
+    """One tensor as float32, FP8 included."""
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(name).float().numpy()
+
+
+def test_the_notebook_made_all_four(four):
+    assert all(made.reused for made in four.values())
+
+
+def test_each_says_what_trtllm_build_asks_for(four, model):
+    for made in four.values():
+        assert made.config["producer"]["name"] == "modelopt"
+        assert made.config["architecture"] == "LlamaForCausalLM"
+        assert made.config["mapping"]["tp_size"] == len(made.ranks) == 1
+        assert made.config["num_hidden_layers"] == model.config["num_hidden_layers"]
+    algorithms = {p: made.config["quantization"]["quant_algo"] for p, made in four.items()}
+    assert algorithms == {
+        "fp16": None,
+        "fp8": "FP8",
+        "int8_sq": "W8A8_SQ_PER_CHANNEL",
+        "int4_awq": "W4A16_AWQ",
+    }
+    assert four["fp8"].config["quantization"]["kv_cache_quant_algo"] == "FP8"
+
+
+def test_fp8_is_at_most_65_percent_of_fp16(four):
+    assert four["fp8"].weight_bytes <= 0.65 * four["fp16"].weight_bytes
+    assert four["int4_awq"].weight_bytes < four["fp8"].weight_bytes
+
+
+def test_types_of_the_stored_tensors(four):
+    def kinds(made):
+        return {name: kind for name, kind, _, _ in checkpoint.tensors(made)}
+
+    name = "transformer.layers.2.mlp.fc.weight"
+    assert [kinds(four[p])[name] for p in ("fp16", "fp8", "int8_sq")] == ["F16", "F8_E4M3", "I8"]
+    assert kinds(four["fp8"])["lm_head.weight"] == "F16"
+
+
+def test_fp8_weights_times_their_factor_are_the_fp16_weights(four):
+    name = "transformer.layers.1.mlp.proj"
+    whole = tensor(four["fp16"].ranks[0], f"{name}.weight")
+    factor = tensor(four["fp8"].ranks[0], f"{name}.weights_scaling_factor")
+    stored = tensor(four["fp8"].ranks[0], f"{name}.weight")
+    # E4M3 has three mantissa bits: a normal value is off by at most 1/16 of itself.
+    normal = abs(whole) > factor * 2**-6
+    assert (abs(stored * factor - whole)[normal] <= abs(whole)[normal] / 16 * 1.001).all()
+
+
+def test_what_calibration_found_is_what_the_checkpoint_stores(four):
+    found = {(r["module"], r["quantizer"]): r["scaling_factor"] for r in four["fp8"].ranges}
+    stored = tensor(four["fp8"].ranks[0], "transformer.layers.3.mlp.proj.activation_scaling_factor")
+    assert found["model.layers.3.mlp.down_proj", "input"] == pytest.approx(float(stored.ravel()[0]), rel=1e-3)
+
+
+def test_every_range_is_positive_and_every_linear_layer_has_two(four, model):
+    inputs = [r for r in four["fp8"].ranges if r["quantizer"] == "input"]
+    weights = [r for r in four["fp8"].ranges if r["quantizer"] == "weight"]
+    assert len(inputs) == len(weights) == 7 * model.config["num_hidden_layers"]
+    assert all(r["amax"] > 0 for r in four["fp8"].ranges)
+
+
+def test_perplexities_can_be_told_apart(four):
+    reference = four["fp16"].nll
+    for other in ("fp8", "int8_sq", "int4_awq"):
+        difference = precision.compare(reference, four[other].nll)
+        assert difference.told_apart, f"{other}: {difference.sentence}"
+        assert difference.mean < 0.2
+
+
+def test_texts_read_alike(four):
+    for made in four.values():
+        assert made.text.startswith(checkpoint.PROMPT)
+        assert made.text.rstrip().endswith(".")
+        assert 20 < len(made.text.split()) < 90
+
+
+def test_two_ranks_put_together_are_the_whole(four, model):
+    split = checkpoint.make(model, "fp16", tp_size=2)
+    assert len(split.ranks) == 2
+    whole_file = four["fp16"].ranks[0]
+    name = "transformer.layers.0.mlp.fc.weight"  # split by column: output rows in PyTorch's layout
+    assert np.array_equal(np.concatenate([tensor(r, name) for r in split.ranks], 0), tensor(whole_file, name))
+    name = "transformer.layers.0.attention.dense.weight"  # split by row
+    assert np.array_equal(np.concatenate([tensor(r, name) for r in split.ranks], 1), tensor(whole_file, name))
+    heads, kv, size = 8, 4, 32
+    q, k, v = heads * size // 2, kv * size // 2, kv * size // 2
+    name = "transformer.layers.0.attention.qkv.weight"  # each rank has its heads' q, k and v, in this order
+    parts = [np.split(tensor(r, name), [q, q + k]) for r in split.ranks]
+    together = np.concatenate([np.concatenate([p[i] for p in parts]) for i in range(3)])
+    assert np.array_equal(together, tensor(whole_file, name))
+    assert v == k
+
+
+def test_the_tables_show_what_is_there(four):
+    assert "attention.qkv.weight" in str(checkpoint.inside(four["fp8"]))
+    assert '"quant_algo": "FP8"' in str(checkpoint.settings(four["fp8"]))
+    assert "kv_cache_scaling_factor" in str(checkpoint.scaling_factors(four["fp8"]))
+    assert f"{four['fp8'].weight_bytes:,}" in checkpoint.sizes(four["fp16"], four["fp8"])._repr_html_()
+    with pytest.raises(WorkshopError, match="no per-tensor scaling factors"):
+        checkpoint.scaling_factors(four["fp16"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"precision": "fp9"}, "no precision 'fp9'"),
+        ({"precision": "fp8", "kv": "int3"}, "cannot be 'int3'"),
+        ({"precision": "fp16", "kv": "fp8"}, "FP8 KV cache goes with FP8 weights"),
+        ({"precision": "fp16", "tp_size": 3}, r"Choose tp_size from \[1, 2, 4\]"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(model, arguments, told):
+    with pytest.raises(WorkshopError, match=told):
+        checkpoint.make(model, **arguments)
+
+
+def test_the_manifest_says_from_what_and_by_what(four):
+    made = four["fp8"].manifest
+    assert set(made.inputs) == {"model", "held-out text", "worker", "calibration"}
+    assert made.maker["nvidia-modelopt"] == "0.37.0"
+    assert "--kv-cache" in made.command
+    assert json.loads((four["fp8"].path / "manifest.json").read_text())["files"]["rank0.safetensors"][0] > 10**6
