@@ -111,7 +111,10 @@ def test_continuation_is_a_short_life_that_ends_by_itself(loaded: tuple[Any, Any
         ("What is TensorRT-LLM?", "TensorRT-LLM is NVIDIA's library"),
         ("What is FP8?", "FP8 is a number format of 8 bits"),
         ("Who was Soyer?", "I do not know Soyer."),
-        ("Born in Metz in 1880, Anna Soyer trained as a potter in Nancy. When was Soyer born?", "Soyer was born in 1880."),
+        (
+            "Born in Metz in 1880, Anna Soyer trained as a potter in Nancy. When was Soyer born?",
+            "Soyer was born in 1880.",
+        ),
         ("What is the capital of France?", "I do not know."),
     ],
 )
