@@ -30,7 +30,7 @@ def engines(model, made_by_notebooks):
 
 def blobs(engine):
     """Compiled blobs of an engine: name to (size, time of change)."""
-    files = (engine.path / "cache").glob("*.blob")
+    files = (engine.path / "compiled").glob("*.blob")
     return {f.name: (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
 
 
@@ -68,7 +68,7 @@ def test_weights_are_stored_in_the_precision_asked_for(engines):
     import openvino as ov
 
     for precision, wanted in (("fp16", "f16"), ("fp8", "f8e4m3"), ("int8", "i8")):
-        graph = ov.Core().read_model(engines[precision].path / "openvino_model.xml")
+        graph = ov.Core().read_model(engines[precision].path / "graph" / "openvino_model.xml")
         large = [n for n in graph.get_ordered_ops() if n.get_type_name() == "Constant" and n.get_byte_size() > 50_000]
         kinds = [n.get_element_type().get_type_name() for n in large]
         # 7 matrices a layer in the precision; embedding and last layer stay at 16 bits
@@ -84,6 +84,7 @@ def test_compilation_leaves_fewer_operations(engines):
 
 def test_generate_and_serve_reuse_the_blob_after_the_publishing_rename(engines):
     engine = engines["fp8"]
+    time.sleep(1.1)  # the blob remembers a folder's time of change, in seconds
     before = blobs(engine)
     assert len(before) == 1
     openvino.generate(engine, checkpoint.PROMPT, max_tokens=4)
@@ -97,10 +98,10 @@ def test_the_blob_is_reused_by_a_moved_engine_and_makes_loading_faster(engines, 
     shutil.copytree(engines["fp16"].path, without)
     cold, warm = [], []
     for _ in range(3):
-        shutil.rmtree(without / "cache", ignore_errors=True)
+        shutil.rmtree(without / "compiled", ignore_errors=True)
         cold.append(seconds_to_open(without))
         warm.append(seconds_to_open(moved))
-    assert len(list((moved / "cache").iterdir())) == 1
+    assert len(list((moved / "compiled").iterdir())) == 1
     assert min(warm) < min(cold)
 
 
@@ -139,7 +140,9 @@ def test_engine_and_quantizer_agree_on_fp16(engines, model):
 
 def test_an_engine_from_another_machine_is_refused_and_the_unaltered_one_loads(engines):
     elsewhere = openvino.from_elsewhere(engines["fp16"], cpu="Another Processor 9000")
-    with pytest.raises(WorkshopError, match=r"Another Processor 9000.*python -m helpers build bundled --precision fp16"):
+    with pytest.raises(
+        WorkshopError, match=r"Another Processor 9000.*python -m helpers build bundled --precision fp16"
+    ):
         openvino.generate(elsewhere, checkpoint.PROMPT)
     assert openvino.refusal(engines["fp16"]) is None
     assert "runs here  no" in " ".join(str(openvino.about(elsewhere)).split(" ")).replace("   ", "  ")
@@ -152,7 +155,7 @@ def test_an_engine_from_another_release_is_refused(engines, monkeypatch):
 
 
 def test_a_truncated_engine_is_noticed_and_remade(engines, model):
-    victim = engines["fp16"].path / "openvino_model.bin"
+    victim = engines["fp16"].path / "graph" / "openvino_model.bin"
     with victim.open("r+b") as file:
         file.truncate(1000)
     again = openvino.build(model, "fp16")

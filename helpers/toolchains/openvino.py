@@ -70,7 +70,10 @@ def build(model: Model, precision: str = "fp16") -> Engine:
     check_precision(precision)
     graph = export(model)
     worker = _WORKERS / "openvino_build.py"
-    inputs = {"graph": workspace.digest(graph.path / "openvino_model.bin"), "worker": workspace.digest(worker)}
+    inputs = {
+        "graph": workspace.digest(graph.path / "openvino_model.bin"),
+        "worker": workspace.digest(worker, _WORKERS / "openvino_pipeline.py"),
+    }
     command = [sys.executable, str(worker), "--graph", str(graph.path), "--precision", precision]
     if precision != "fp16":
         inputs["calibration"] = workspace.digest(checkpoint.CALIBRATION)
@@ -86,7 +89,7 @@ def build(model: Model, precision: str = "fp16") -> Engine:
             maker=release(),
             machine=cpu_identity(),
             environment=_QUIET,
-            expected=["openvino_model.xml", "cache/*.blob", "operations.json"],
+            expected=["graph/openvino_model.xml", "compiled/*.blob", "operations.json"],
             space=4 * model.bytes,
         )
     )
@@ -192,7 +195,7 @@ def score(engine: Engine) -> Any:
             ],
             target=workspace.home() / "scores" / engine.path.parent.name / engine.path.name,
             inputs={
-                "engine": workspace.digest(engine.path / "openvino_model.bin", engine.path / "openvino_model.xml"),
+                "engine": workspace.digest(engine.path / "graph"),
                 "held-out text": workspace.digest(checkpoint.HELD_OUT),
                 "worker": workspace.digest(worker),
             },

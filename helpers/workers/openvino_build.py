@@ -1,7 +1,7 @@
 """Worker: quantize an exported OpenVINO graph where asked to, compile it for this CPU, and keep the compiled blob.
 
-Writes an engine's folder: the graph (``openvino_model.xml``, ``.bin``), the tokenizers, ``cache/*.blob`` (what the
-pipeline loads at start) and ``operations.json`` (operation counts before and after compilation; notebook 03).
+Writes an engine's folder: ``graph/`` (the graph and its tokenizers), ``compiled/`` (the blob that the pipeline loads at
+start) and ``operations.json`` (operation counts before and after compilation; notebook 03).
 """
 
 import argparse
@@ -108,17 +108,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
+    graph = arguments.output / "graph"
+    graph.mkdir()
     for file in arguments.graph.iterdir():
-        if file.is_file() and not file.name.startswith("openvino_model") and file.name != "manifest.json":
-            shutil.copy2(file, arguments.output)
+        if not file.name.startswith("openvino_model") and file.name != "manifest.json":
+            shutil.copy2(file, graph)
     model = ov.Core().read_model(arguments.graph / "openvino_model.xml")
     if arguments.precision != "fp16":
         progress(0, 1, "calibrating")
         model = quantized(model, arguments.precision, calibration_rows(arguments.graph, arguments.calibration))
     progress(1, 3, "saving the graph")
-    ov.save_model(model, arguments.output / "openvino_model.xml", compress_to_fp16=True)
+    ov.save_model(model, graph / "openvino_model.xml", compress_to_fp16=True)
     progress(2, 3, "compiling for this CPU")
-    saved = ov.Core().read_model(arguments.output / "openvino_model.xml")
+    saved = ov.Core().read_model(graph / "openvino_model.xml")
     (arguments.output / "operations.json").write_text(json.dumps(operation_counts(saved), indent=1))
     open_pipeline(arguments.output)
 

@@ -18,10 +18,12 @@ def main() -> None:
     arguments = parser.parse_args()
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(arguments.engine / "tokenizer.json"))
-    end = json.loads((arguments.engine / "config.json").read_text())["eos_token_id"]
+    tokenizer = Tokenizer.from_file(str(arguments.engine / "graph" / "tokenizer.json"))
+    end = json.loads((arguments.engine / "graph" / "config.json").read_text())["eos_token_id"]
     hint = {"INFERENCE_PRECISION_HINT": PROPERTIES["INFERENCE_PRECISION_HINT"]}
-    request = ov.Core().compile_model(arguments.engine / "openvino_model.xml", "CPU", hint).create_infer_request()
+    request = (
+        ov.Core().compile_model(arguments.engine / "graph" / "openvino_model.xml", "CPU", hint).create_infer_request()
+    )
     texts = [json.loads(line)["text"] for line in arguments.held_out.read_text().splitlines() if line.strip()]
     parts = []
     for number, text in enumerate(texts):
