@@ -20,8 +20,8 @@ import numpy as np
 FORMATS = {"fp8": "FP8_DEFAULT_CFG", "int8_sq": "INT8_SMOOTHQUANT_CFG", "int4_awq": "INT4_AWQ_CFG"}
 # Largest finite value of each format: a scaling factor is the calibrated range divided by it.
 LARGEST = {"fp8": 448.0, "int8_sq": 127.0, "int4_awq": 7.0}
-# AWQ tries many scalings for every batch; NVIDIA's own quantize.py allows it 32 texts at most.
-AWQ_TEXTS = 32
+# AWQ tries many scalings for every batch, so NVIDIA's own quantize.py allows it 32 texts at most; half is enough here.
+AWQ_TEXTS = 16
 
 
 def progress(done: int, total: int, text: str) -> None:
