@@ -54,9 +54,10 @@ def start(name: str) -> Card:
     machine, toolchain = hardware.look(), toolchains.best()
     this = next(n for n in notebooks() if n.name == name)
     gpus = ", ".join(gpu.name for gpu in machine.gpus) or "no NVIDIA GPU"
+    idle = "; the GPU stays idle, for this version has no TensorRT-LLM toolchain yet"
     facts = {
         "machine": f"{machine.cpu.model}, {machine.cpu.cores} cores, {bytes_text(machine.memory_bytes)}; {gpus}",
-        "toolchain": toolchain.title,
+        "toolchain": toolchain.title + (idle if machine.gpus and toolchain.name == "openvino" else ""),
         "workspace": f"{workspace.home()} ({_made_text()})",
         "planned": f"{this.minutes} minutes",
     }
@@ -88,12 +89,9 @@ def finish(name: str) -> Card:
 def artifacts() -> list[Artifact]:
     """Everything that was published in the workspace, by kind and name; sizes are trusted, not checked again."""
     home = workspace.home()
-    manifests = [file for depth in ("*/*/", "*/*/*/") for file in sorted(home.glob(depth + workspace.MANIFEST))]
-    return [
-        Artifact(file.parent, workspace.Manifest(**json.loads(file.read_text())))
-        for file in manifests
-        if file.relative_to(home).parts[0] != "scratch" and not file.parent.name.startswith(".")
-    ]
+    folders = [file.parent for depth in ("*/*/", "*/*/*/") for file in sorted(home.glob(depth + workspace.MANIFEST))]
+    kept = [f for f in folders if f.relative_to(home).parts[0] != "scratch" and not f.name.startswith(".")]
+    return [Artifact(folder, manifest) for folder in kept if (manifest := workspace.read_manifest(folder))]
 
 
 def made() -> Table:
