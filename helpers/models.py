@@ -6,6 +6,7 @@ A model is a folder with ``config.json``, a tokenizer and safetensors weights. `
 
 import json
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from helpers.workspace import DATA
 
 BUNDLED = "bundled"
 _WANTED = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name; "./name" and "/name" are folders that are not there
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,7 +97,7 @@ def find(name: str = BUNDLED) -> Model:
     known = tomllib.loads((DATA / "models.toml").read_text())
     row = known.get(name) or next((r for r in known.values() if r["repository"] == name), None)
     repository = row["repository"] if row else name
-    if repository.count("/") != 1:
+    if not _HUB_ID.fullmatch(repository):
         raise WorkshopError(
             f"There is no model called {name!r}: it is neither a folder nor a hub id (owner/name). "
             f"Choose 'bundled', {', '.join(map(repr, known))}, a folder of safetensors weights, or a hub id."
@@ -144,8 +146,9 @@ def check(model: Model) -> Model:
     if not (folder / "config.json").is_file():
         raise WorkshopError(f"{folder} is not a model: it has no config.json. Point at the folder that holds one.")
     code = [file.name for file in folder.rglob("*.py")]
-    if code or "auto_map" in model.config:
-        what = f"Python files ({', '.join(code[:3])})" if code else "an auto_map entry in config.json"
+    mapped = [file.name for file in sorted(folder.glob("*config.json")) if "auto_map" in _settings(file)]
+    if code or mapped:
+        what = f"Python files ({', '.join(code[:3])})" if code else f"an auto_map entry in {', '.join(mapped)}"
         raise WorkshopError(
             f"{folder} is refused: it carries {what}, which would run someone else's code here. "
             "Use a model whose architecture the transformers library itself has."
@@ -162,6 +165,7 @@ def check(model: Model) -> Model:
                 f"{file} has only {file.stat().st_size} bytes: it is a git-lfs pointer or a download cut short. "
                 "Download the file itself, for example with the hub id instead of a git clone."
             )
+    _check_whole(folder, weights)
     architectures = model.config.get("architectures") or ["(none)"]
     if architectures[0] != "LlamaForCausalLM":
         raise WorkshopError(
@@ -169,6 +173,35 @@ def check(model: Model) -> Model:
             "Choose a Llama-family model, such as TinyLlama."
         )
     return model
+
+
+def _check_whole(folder: Path, weights: list[Path]) -> None:
+    """Refuse weights of which a file is cut short, or missing although the model's index names it."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in weights:
+        try:
+            with safe_open(file, framework="np"):  # compares the header with the file's length
+                pass
+        except SafetensorError as problem:
+            raise WorkshopError(f"{file} is not whole ({problem}). Download it again.") from None
+    index = folder / "model.safetensors.index.json"
+    named = set(_settings(index)["weight_map"].values()) if index.is_file() else set()
+    missing = sorted(named - {file.name for file in weights})
+    if missing:
+        raise WorkshopError(f"{folder} is not whole: it lacks {', '.join(missing[:3])}. Download the model again.")
+
+
+def _settings(file: Path) -> Mapping[str, Any]:
+    """What a JSON file of a model says.
+
+    Raises:
+        WorkshopError: it is not JSON.
+    """
+    try:
+        return dict(json.loads(file.read_text()))
+    except (ValueError, TypeError):
+        raise WorkshopError(f"{file} is not whole: it cannot be read as JSON. Download the model again.") from None
 
 
 def texts(file: Path, most: int | None = None) -> list[str]:

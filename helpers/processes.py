@@ -58,6 +58,27 @@ def end_all(process: subprocess.Popen[bytes], patience: float = 2.0) -> None:
     process.wait()
 
 
+def end_children(patience: float = 2.0) -> None:
+    """End by force every descendant of this process, adopted orphans too: for a process that starts one thing only.
+
+    Args:
+        patience: seconds after which what still has not gone (it waits for a disk) is left to the system.
+    """
+    import psutil
+
+    deadline = time.monotonic() + patience
+    while (members := psutil.Process().children(recursive=True)) and time.monotonic() < deadline:
+        for member in members:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(members, timeout=0.2)
+
+
+def end_group(leader: int) -> None:
+    """End by force whatever is left of a process group whose leader may be gone."""
+    _signal_group(leader, signal.SIGKILL)
+
+
 def _signal_group(leader: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)

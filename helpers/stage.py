@@ -7,7 +7,6 @@ options by the same releases, is not run again.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,13 +16,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from helpers import workspace
+from helpers import processes, workspace
 from helpers.errors import WorkshopError
 from helpers.progress import Bar, Live
 from helpers.workspace import Artifact, Manifest
 
 # Lines that tell why something failed stand out by these words; the rest of a log is noise to a learner.
 _TELLING = ("error", "exception", "killed", "out of memory", "no space", "not found", "refused", "failed")
+# What a run itself keeps (its log and state) needs about this much disk.
+_LEAST_SPACE = 1_000_000
+_UNDER_WAY = ("running", "waiting", "publishing")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def run(stage: Stage) -> Artifact:
     live = Live()
     artifact = existing(stage)
     if artifact is None:
-        workspace.require_space(stage.target, stage.space)
+        workspace.require_space(stage.target, max(stage.space, _LEAST_SPACE))
         directory = _new_run(stage)
         state = _watch(stage, directory, live)
         artifact = _outcome(stage, directory, state)
@@ -101,10 +103,20 @@ def ensure(stage: Stage) -> Artifact:
 
 
 def _new_run(stage: Stage) -> Path:
-    """A directory for the supervisor's spec, progress and log."""
+    """A directory for the supervisor's spec, progress and log.
+
+    Raises:
+        WorkshopError: the workspace cannot be written.
+    """
     stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{stage.target.name}-{uuid.uuid4().hex[:6]}"
     directory = workspace.home() / "runs" / stamp
-    directory.mkdir(parents=True)
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise WorkshopError(
+            f"The workspace {workspace.home()} cannot be written: {error.strerror}. "
+            "Set WORKSHOP_HOME to a folder that can, and run this again."
+        ) from None
     spec = {
         "title": stage.title,
         "command": list(stage.command),
@@ -177,9 +189,12 @@ def _outcome(stage: Stage, directory: Path, state: dict[str, Any]) -> Artifact:
         why = state["text"]
     else:
         why = "its supervisor was killed, perhaps because the machine ran out of memory"
-        for leftover in stage.target.parent.glob(f".making-{stage.target.name}-*-{state.get('pid')}"):
-            shutil.rmtree(leftover, ignore_errors=True)
-    telling = telling_lines(log.read_text(errors="replace") if log.exists() else "")
+        if "group" in state:
+            processes.end_group(state["group"])
+        if "pid" in state:
+            workspace.sweep(stage.target, state["pid"])
+    logs = [file.read_text(errors="replace") for file in (log, directory / "supervisor.txt") if file.exists()]
+    telling = telling_lines("\n".join(logs))
     raise WorkshopError(
         f"{stage.title}: {why}. Nothing half-made is left.\n"
         + "".join(f"  | {line}\n" for line in telling)
@@ -204,10 +219,18 @@ def runs() -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def is_alive(state: Mapping[str, Any]) -> bool:
-    """True if a run says it is under way and its supervisor still exists."""
+    """True if a run says it is under way and its supervisor still exists.
+
+    The process must be working on this very run: after a pod was stopped and started, its number is another's.
+    """
     import psutil
 
-    return state.get("state") in ("running", "waiting", "publishing") and psutil.pid_exists(int(state["pid"]))
+    if state.get("state") not in _UNDER_WAY:
+        return False
+    try:
+        return str(Path(state["log"]).parent) in psutil.Process(int(state["pid"])).cmdline()
+    except psutil.Error:
+        return False
 
 
 def watch() -> None:
@@ -223,5 +246,7 @@ def watch() -> None:
             live.show(Bar(state["title"], time.time() - state["started"], state.get("fraction"), state.get("text", "")))
             if not is_alive(state):
                 followed.remove(directory)
-                live.finish(f"{state['title']}: {state['state']} · log {state['log']}")
+                last = read_state(directory)["state"]  # told since, perhaps
+                ending = "its supervisor was killed" if last in _UNDER_WAY else last
+                live.finish(f"{state['title']}: {ending} · log {state['log']}")
         time.sleep(0.3)

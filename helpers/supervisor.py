@@ -6,6 +6,7 @@ result. Its standard input is a pipe that only the notebook's kernel holds: end 
 asked to stop, and everything the stage started is ended within five seconds.
 """
 
+import codecs
 import json
 import os
 import re
@@ -85,10 +86,13 @@ def acquire(run: Run, lock: Any) -> None:
 def follow(run: Run, child: subprocess.Popen[bytes], log: Any) -> int:
     """Copy the child's output into the log, read progress from it, until it ends; return its exit status.
 
+    Secrets are hidden before anything is kept.
+
     Raises:
         Stopped: the kernel went away, or the stage's time limit passed.
     """
-    hide = processes.redactor(os.environ)
+    hide = processes.redactor({**os.environ, **run.spec["environment"]})
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     limit = run.spec["time_limit"]
     assert child.stdout is not None
     with selectors.DefaultSelector() as selector:
@@ -96,7 +100,8 @@ def follow(run: Run, child: subprocess.Popen[bytes], log: Any) -> int:
         selector.register(sys.stdin, selectors.EVENT_READ)
         rest = ""
         while True:
-            for key, _ in selector.select(_TICK):
+            ready = selector.select(_TICK)
+            for key, _ in ready:
                 if key.fileobj is sys.stdin:
                     if os.read(0, 1) == b"":
                         raise Stopped("stopped: the cell was interrupted or its kernel ended")
@@ -105,11 +110,14 @@ def follow(run: Run, child: subprocess.Popen[bytes], log: Any) -> int:
                 if not chunk:
                     log.write(hide(rest))
                     return child.wait()
-                *lines, rest = re.split(r"(?<=[\n\r])", rest + chunk.decode(errors="replace"))
-                for line in lines:
-                    log.write(hide(line))
+                *lines, rest = re.split(r"(?<=[\n\r])", rest + decoder.decode(chunk))
+                for line in map(hide, lines):
+                    log.write(line)
                     read_progress(run, line)
                 log.flush()
+            if not ready and child.poll() is not None:
+                log.write(hide(rest))  # it ended, but something that it left behind holds its output open
+                return child.returncode
             run.tell_sometimes()
             if limit and time.time() - run.started > limit:
                 raise Stopped(f"stopped: it ran longer than its limit of {limit:.0f} s")
@@ -150,10 +158,13 @@ def make(run: Run, place: Path) -> None:
             preexec_fn=processes.die_with_parent,
         )
         try:
+            run.tell("running", group=child.pid)
             status = follow(run, child, log)
         except BaseException:
             processes.end_all(child)
             raise
+        finally:
+            processes.end_children()
     if status != 0:
         reason = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         raise RuntimeError(f"the command {reason}")
@@ -163,31 +174,32 @@ def make(run: Run, place: Path) -> None:
 
 
 def supervise(run: Run) -> None:
-    """Lock, make, publish, and tell how it went."""
+    """Lock, make, publish, clean up (on a full disk the last word needs the room), and tell how it went."""
     target = Path(run.spec["target"])
     manifest = workspace.Manifest(**run.spec["manifest"])
     lock = workspace.lock(target)
     place: Path | None = None
+    last: dict[str, Any]
     try:
         acquire(run, lock)
         existing = workspace.find(target)
-        if existing and existing.manifest.recipe() == manifest.recipe():
-            run.tell("done", reused=True)
-            return
-        place = workspace.making_place(target)
-        make(run, place)
-        run.tell("publishing", fraction=1.0, text="checking and publishing")
-        finished = workspace.Manifest(**{**run.spec["manifest"], "seconds": time.time() - run.started})
-        workspace.publish(place, target, finished)
-        run.tell("done", reused=False)
+        reused = existing is not None and existing.manifest.recipe() == manifest.recipe()
+        if not reused:
+            place = workspace.making_place(target)
+            make(run, place)
+            run.tell("publishing", fraction=1.0, text="checking and publishing")
+            finished = workspace.Manifest(**{**run.spec["manifest"], "seconds": time.time() - run.started})
+            workspace.publish(place, target, finished)
+        state, last = "done", {"reused": reused}
     except Stopped as reason:
-        run.tell("stopped", text=str(reason))
+        state, last = "stopped", {"text": str(reason)}
     except Exception as error:
-        run.tell("failed", text=str(error))
+        state, last = "failed", {"text": str(error)}
     finally:
         if place is not None:
             shutil.rmtree(place, ignore_errors=True)
         lock.release(force=True)
+    run.tell(state, **last)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ and how big each file is. It is made in a temporary directory beside its target 
 (notebook 03 shows a manifest).
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -29,6 +30,8 @@ MANIFEST = "manifest.json"
 
 # Files together smaller than this are hashed whenever the artifact is opened; larger ones are checked by size.
 _HASHED_ON_OPENING = 256 * 1024**2
+# The digest of a file larger than this is remembered, since hashing it again would take seconds.
+_REMEMBERED_ABOVE = 64 * 1024**2
 # A lock that was not refreshed for so long belongs to nobody: its pod was stopped or its process killed.
 _LEASE_SECONDS = 20.0
 
@@ -76,14 +79,15 @@ class Manifest:
     files: dict[str, list[Any]] = field(default_factory=dict)
 
     def recipe(self) -> dict[str, Any]:
-        """Everything that decides whether an artifact is the one asked for."""
-        return {
+        """Everything that decides whether an artifact is the one asked for, in the form that JSON gives it."""
+        recipe = {
             "kind": self.kind,
             "options": self.options,
             "inputs": self.inputs,
             "maker": self.maker,
             "machine": self.machine,
         }
+        return dict(json.loads(json.dumps(recipe)))  # a tuple comes back from a file as a list
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,9 +155,9 @@ def digest(*paths: Path) -> str:
 
 
 def _remembered_digest(file: Path) -> str:
-    """SHA-256 of a file; for one above 64 MB, remembered in the workspace."""
+    """SHA-256 of a file; for a large one, remembered in the workspace."""
     stat = file.stat()
-    if stat.st_size < 64 * 1024**2:
+    if stat.st_size < _REMEMBERED_ABOVE:
         return file_digest(file)
     mark = hashlib.sha256(f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
     note = home() / "digests" / mark
@@ -172,28 +176,34 @@ def write_whole(path: Path, text: str) -> None:
 
 def find(path: Path) -> Artifact | None:
     """The artifact at ``path``, or None if there is none or if a file of it is missing, cut short or changed."""
+    manifest = read_manifest(path)
+    return Artifact(path, manifest) if manifest and _intact(path, manifest.files) else None
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """The manifest of the artifact at ``path``, or None if it has none that this release of the helpers can read."""
     try:
-        manifest = Manifest(**json.loads((path / MANIFEST).read_text()))
+        return Manifest(**json.loads((path / MANIFEST).read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return Artifact(path, manifest) if _intact(path, manifest.files) else None
 
 
 def _intact(path: Path, files: Mapping[str, list[Any]]) -> bool:
     """True if every file named in the manifest is there, as long as it was, and (if small) unchanged."""
     hashed = sum(size for size, _ in files.values()) < _HASHED_ON_OPENING
-    for name, (size, sha256) in files.items():
-        file = path / name
-        if not file.is_file() or file.stat().st_size != size:
-            return False
-        if hashed and file_digest(file) != sha256:
-            return False
+    try:
+        for name, (size, sha256) in files.items():
+            file = path / name
+            if file.stat().st_size != size or (hashed and file_digest(file) != sha256):
+                return False
+    except OSError:  # missing, unreadable, or being replaced by another process at this moment
+        return False
     return True
 
 
 def inventory(path: Path) -> dict[str, list[Any]]:
     """Relative path to ``[bytes, sha256]`` of every file under ``path`` but the manifest."""
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != MANIFEST)
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p != path / MANIFEST)
     return {p.relative_to(path).as_posix(): [p.stat().st_size, file_digest(p)] for p in files}
 
 
@@ -211,7 +221,7 @@ def publish(made: Path, target: Path, manifest: Manifest) -> Artifact:
     )
     (made / MANIFEST).write_text(json.dumps(asdict(full), indent=1) + "\n")
     if target.exists():
-        old = target.with_name(f".old-{target.name}-{os.getpid()}")
+        old = _beside(target, "old", os.getpid())
         target.rename(old)
         made.rename(target)
         shutil.rmtree(old, ignore_errors=True)
@@ -237,11 +247,22 @@ def making_place(target: Path) -> Path:
 
     Call with :func:`lock` held.
     """
-    for leftover in target.parent.glob(f".making-{target.name}-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    place = target.with_name(f".making-{target.name}-{socket.gethostname()}-{os.getpid()}")
+    for use in ("making", "old"):
+        for leftover in target.parent.glob(f".{use}-{glob.escape(target.name)}~*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    place = _beside(target, "making", os.getpid())
     place.mkdir(parents=True)
     return place
+
+
+def sweep(target: Path, maker: int) -> None:
+    """Remove what the process numbered ``maker`` on this machine left half-made of ``target``; it must have ended."""
+    shutil.rmtree(_beside(target, "making", maker), ignore_errors=True)
+
+
+def _beside(target: Path, use: str, maker: int) -> Path:
+    """A hidden directory beside ``target``. The ``~`` tells ``fp8`` from ``fp8-tp2``, which may be made meanwhile."""
+    return target.with_name(f".{use}-{target.name}~{socket.gethostname()}~{maker}")
 
 
 def require_space(path: Path, needed: int) -> None:
