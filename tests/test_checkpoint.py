@@ -1,6 +1,7 @@
 """TensorRT-LLM checkpoints as ModelOpt really writes them, for the bundled model."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -92,6 +93,16 @@ def test_perplexities_can_be_told_apart(four):
         difference = precision.compare(reference, four[other].nll)
         assert difference.told_apart, f"{other}: {difference.sentence}"
         assert difference.mean < 0.2
+
+
+def test_fp16_perplexity_is_the_one_on_the_models_card(four, model):
+    told = re.search(
+        r"held-out perplexity \| \*\*([\d.]+)\*\* per token, ([\d,]+) tokens", (model.path / "README.md").read_text()
+    )
+    assert told is not None
+    found = precision.perplexity(four["fp16"].nll)
+    assert found.value == pytest.approx(float(told[1]), rel=1e-3)
+    assert f"{found.tokens:,}" == told[2]
 
 
 def test_texts_read_alike(four):

@@ -97,7 +97,7 @@ def score(model: Any, tokenizer: Any, texts: list[str], rows: int = 24) -> np.nd
     """Negative log-likelihood, in nats, of every token after the first of each text, in the order of the texts."""
     import torch
 
-    ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     parts: dict[int, np.ndarray] = {}
     with torch.inference_mode():

@@ -1,6 +1,6 @@
 """Opens the OpenVINO pipeline that both generates and serves; used by the workers beside it.
 
-An engine's folder has the graph in ``graph/`` and the compiled blob in ``compiled/``. The blob stays usable wherever the
+An engine has its graph in ``graph/`` and the compiled blob in ``compiled/``. The blob stays usable wherever the
 engine is moved, because of this:
 
 - ``CACHE_MODE`` ``OPTIMIZE_SPEED`` keeps the weights inside the blob;

@@ -8,9 +8,30 @@ import numpy as np
 import openvino as ov
 from openvino_pipeline import PROPERTIES
 
+ROWS = 24  # texts of about equal length that go through the graph together
+
+
+def batch(ids: list[list[int]]) -> list[np.ndarray]:
+    """The graph's inputs for several texts, filled up at their ends: ids, mask, positions, and which row is which."""
+    width = max(map(len, ids))
+    tokens = np.zeros((len(ids), width), dtype=np.int64)
+    mask = np.zeros_like(tokens)
+    for row, text in enumerate(ids):
+        tokens[row, : len(text)] = text
+        mask[row, : len(text)] = 1
+    positions = np.tile(np.arange(width, dtype=np.int64), (len(ids), 1))
+    return [tokens, mask, positions, np.arange(len(ids), dtype=np.int32)]
+
+
+def likelihoods(logits: np.ndarray, text: list[int]) -> np.ndarray:
+    """Negative log-likelihood, in nats, of every token after the first; ``logits``: [>= tokens, vocabulary]."""
+    taken = logits[: len(text) - 1].astype(np.float64)
+    peak = taken.max(axis=1)
+    return np.log(np.exp(taken - peak[:, None]).sum(axis=1)) + peak - taken[np.arange(len(text) - 1), text[1:]]
+
 
 def main() -> None:
-    """Compile the engine's graph once more, as a plain graph that returns logits, and feed it the texts one by one."""
+    """Compile the engine's graph once more, as a plain graph that returns logits, and feed it the texts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", type=Path, required=True)
     parser.add_argument("--held-out", type=Path, required=True, help='JSON lines of {"text": ...}')
@@ -18,26 +39,23 @@ def main() -> None:
     arguments = parser.parse_args()
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(arguments.engine / "graph" / "tokenizer.json"))
-    end = json.loads((arguments.engine / "graph" / "config.json").read_text())["eos_token_id"]
+    graph = arguments.engine / "graph"
+    tokenizer = Tokenizer.from_file(str(graph / "tokenizer.json"))
     hint = {"INFERENCE_PRECISION_HINT": PROPERTIES["INFERENCE_PRECISION_HINT"]}
-    request = (
-        ov.Core().compile_model(arguments.engine / "graph" / "openvino_model.xml", "CPU", hint).create_infer_request()
-    )
-    texts = [json.loads(line)["text"] for line in arguments.held_out.read_text().splitlines() if line.strip()]
-    parts = []
-    for number, text in enumerate(texts):
-        if number % 20 == 0:
-            print(f"@progress {number}/{len(texts)} perplexity on held-out text", flush=True)
-        row = np.array([[*tokenizer.encode(text).ids, end]], dtype=np.int64)
-        positions = np.arange(row.shape[1], dtype=np.int64)[None]
+    request = ov.Core().compile_model(graph / "openvino_model.xml", "CPU", hint).create_infer_request()
+    lines = arguments.held_out.read_text().splitlines()
+    ids = [tokenizer.encode(json.loads(line)["text"]).ids for line in lines if line.strip()]
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    found: dict[int, np.ndarray] = {}
+    for start in range(0, len(order), ROWS):
+        print(f"@progress {start}/{len(order)} perplexity on held-out text", flush=True)
+        chosen = order[start : start + ROWS]
         request.reset_state()
-        request.infer([row, np.ones_like(row), positions, np.zeros(1, dtype=np.int32)])
-        logits = request.get_output_tensor(0).data[0, :-1].astype(np.float64)
-        peak = logits.max(axis=1, keepdims=True)
-        likelihood = logits - peak - np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
-        parts.append(-likelihood[np.arange(row.shape[1] - 1), row[0, 1:]])
-    np.save(arguments.output / "nll.npy", np.concatenate(parts).astype(np.float32))
+        request.infer(batch([ids[number] for number in chosen]))
+        logits = request.get_output_tensor(0).data
+        for row, number in enumerate(chosen):
+            found[number] = likelihoods(logits[row], ids[number])
+    np.save(arguments.output / "nll.npy", np.concatenate([found[i] for i in range(len(ids))]).astype(np.float32))
 
 
 if __name__ == "__main__":
