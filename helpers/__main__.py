@@ -24,15 +24,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Do what was asked."""
+def run(arguments: argparse.Namespace) -> int:
+    """Do what was asked; 0 if all is well."""
     from helpers import checkpoint, hardware, models, stage, toolchains
 
     toolchain = toolchains.best()
     if arguments.command == "watch":
         stage.watch()
     elif arguments.command == "check":
-        print(hardware.look(), hardware.checks(hardware.look()), toolchain.verify(), sep="\n\n")
+        machine, installed = hardware.look(), toolchain.verify()
+        print(machine, hardware.checks(machine), installed, sep="\n\n")
+        return 0 if all(row[-1] == "ok" for row in installed.rows) else 1
     else:
         model = models.find(arguments.model)
         engine = toolchain.build(model, arguments.precision)
@@ -41,19 +43,19 @@ def run(arguments: argparse.Namespace) -> None:
         elif arguments.checkpoint:
             names = {"fp16": "fp16", "fp8": "fp8", "int8": "int8_sq"}
             checkpoint.make(model, names[arguments.precision], kv="fp8" if arguments.precision == "fp8" else None)
+    return 0
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     try:
-        run(parser().parse_args(words))
+        return run(parser().parse_args(words))
     except WorkshopError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. Nothing half-made is left; the same command starts again.", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ TITLES = {
     "int8_sq": "INT8 SmoothQuant",
     "int4_awq": "INT4 AWQ",
 }
+# AWQ tries every scaling for each row of text; NVIDIA's own quantize.py allows it 32 texts at most.
+_AWQ_TEXTS = 16
 _WORKER = Path(__file__).with_name("workers") / "modelopt_checkpoint.py"
 
 
@@ -92,23 +94,26 @@ def make(
         precision: ``fp16``, ``fp8`` (weights and activations), ``int8_sq`` (SmoothQuant), ``int4_awq`` (weights).
         kv: ``"fp8"`` to quantize the KV cache too; None leaves it at 16 bits.
         tp_size: number of ranks (GPUs) to split the weights over; must divide both kinds of heads.
-        calibration_texts: how many of the calibration texts to look at.
+        calibration_texts: how many of the calibration texts to look at (INT4 AWQ: 16 at most).
 
     Raises:
         WorkshopError: a precision or split that this model does not allow, or a failed stage.
     """
     _check_precision(precision, kv)
     _check_split(model, tp_size)
+    workspace.require_memory(5 * model.bytes, f"quantizing {model.name}")  # 32-bit weights, twice, and room to work
     name = "-".join([precision, *(["kv-" + kv] if kv else []), f"tp{tp_size}"])
     calibrated = precision != "fp16"
+    if precision == "int4_awq":
+        calibration_texts = min(calibration_texts, _AWQ_TEXTS)
     inputs = {"model": model.digest, "held-out text": workspace.digest(HELD_OUT), "worker": workspace.digest(_WORKER)}
     if calibrated:
         inputs["calibration"] = workspace.digest(CALIBRATION)
     command = [sys.executable, str(_WORKER), "--model", str(model.path), "--precision", precision]
     command += ["--kv-cache", kv] if kv else []
-    command += ["--tp-size", str(tp_size), "--calibration", str(CALIBRATION)]
-    command += ["--calibration-texts", str(calibration_texts), "--held-out", str(HELD_OUT)]
-    command += ["--prompt", PROMPT, "--output", "{out}"]
+    if calibrated:
+        command += ["--calibration", str(CALIBRATION), "--calibration-texts", str(calibration_texts)]
+    command += ["--tp-size", str(tp_size), "--held-out", str(HELD_OUT), "--prompt", PROMPT, "--output", "{out}"]
     kv_title = f", KV cache {kv.upper()}" if kv else ""
     ranks_title = f", {tp_size} ranks" if tp_size > 1 else ""
     made = stage.run(
@@ -116,7 +121,7 @@ def make(
             title=f"TensorRT-LLM checkpoint of {model.name}, {TITLES[precision]}{kv_title}{ranks_title}",
             kind="checkpoint",
             command=command,
-            target=workspace.home() / "checkpoints" / _folder(model) / name,
+            target=workspace.home() / "checkpoints" / model.folder / name,
             options={
                 "precision": precision,
                 "kv": kv or "",
@@ -134,11 +139,6 @@ def make(
     return Checkpoint(made.path, made.manifest, made.reused, made.log)
 
 
-def _folder(model: Model) -> str:
-    """A model's folder name in the workspace."""
-    return model.name.replace("/", "--")
-
-
 def _check_precision(precision: str, kv: str | None) -> None:
     if precision not in TITLES:
         raise WorkshopError(
@@ -154,7 +154,7 @@ def _check_precision(precision: str, kv: str | None) -> None:
 
 
 def _check_split(model: Model, tp_size: int) -> None:
-    heads, kv_heads = model.config["num_attention_heads"], model.config["num_key_value_heads"]
+    heads, kv_heads = model.heads
     possible = [n for n in range(1, kv_heads + 1) if heads % n == 0 and kv_heads % n == 0]
     if tp_size not in possible:
         raise WorkshopError(
@@ -164,7 +164,7 @@ def _check_split(model: Model, tp_size: int) -> None:
 
 
 def tensors(checkpoint: Checkpoint, rank: int = 0) -> list[tuple[str, str, tuple[int, ...], int]]:
-    """Every tensor in one rank's file: (name, type, shape, bytes), in the file's own order."""
+    """Every tensor in one rank's file: (name, type, shape, bytes), in the order of the layers."""
     from safetensors import safe_open
 
     sizes = {"F8_E4M3": 1, "I8": 1, "U8": 1, "F16": 2, "BF16": 2, "F32": 4, "I32": 4}
@@ -201,7 +201,7 @@ def inside(checkpoint: Checkpoint, layer: int = 0, rank: int = 0) -> Table:
         ["tensor", "type", "shape", "bytes"],
         rows,
         caption=f"{checkpoint.ranks[rank].name} of the {checkpoint.title} checkpoint",
-        note=f"Layer {layer} stands for all {layers} layers. The file has {bytes_text(checkpoint.weight_bytes)}.",
+        note=f"Layer {layer} stands for all {layers}. The file: {bytes_text(checkpoint.ranks[rank].stat().st_size)}.",
     )
 
 
@@ -243,3 +243,9 @@ def scaling_factors(checkpoint: Checkpoint, layer: int = 0) -> Table:
             f"The {checkpoint.title} checkpoint has no per-tensor scaling factors; look at an FP8 one instead."
         )
     return Table(["scaling factor", "value"], rows, caption=f"Layer {layer} of the {checkpoint.title} checkpoint")
+
+
+def written(*checkpoints: Checkpoint) -> Table:
+    """The greedy continuation that each wrote under the quantizer's arithmetic, before any engine existed."""
+    rows = [[c.title, c.text.removeprefix(PROMPT).strip()] for c in checkpoints]
+    return Table(["checkpoint", "text"], rows, caption=f"Prompt: {PROMPT}")

@@ -4,6 +4,7 @@ A model is a folder with ``config.json``, a tokenizer and safetensors weights. `
 ``data/model`` that needs no download; everything else is a local folder or an id on the Hugging Face hub (notebook 03).
 """
 
+import hashlib
 import json
 import os
 import re
@@ -27,10 +28,19 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name; "./name" and "/name"
 
 @dataclass(frozen=True, repr=False)
 class Model(Shown):
-    """A folder of Hugging Face weights that passed the checks of :func:`check`."""
+    """A folder of Hugging Face weights that passed the checks of :func:`check`.
+
+    Attributes:
+        name: what to call it.
+        path: the folder.
+        source: what :func:`find` takes to find it again: ``bundled``, a hub id, or the folder's path.
+        folder: its name among the workspace's folders.
+    """
 
     name: str
     path: Path
+    source: str
+    folder: str
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -59,8 +69,15 @@ class Model(Shown):
 
     @cached_property
     def digest(self) -> str:
-        """One short digest of every file of the model; what artifacts remember it by."""
-        return workspace.digest(self.path)
+        """One short digest of settings, tokenizer and weights; what artifacts remember the model by."""
+        files = (file for pattern in _WANTED for file in self.path.glob(pattern) if file.name != workspace.MANIFEST)
+        return workspace.digest(*sorted(files))
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """Number of attention heads, and of those for keys and values (older settings name only the first)."""
+        heads = int(self.config["num_attention_heads"])
+        return heads, int(self.config.get("num_key_value_heads") or heads)
 
     def __str__(self) -> str:
         return str(self._card())
@@ -70,7 +87,7 @@ class Model(Shown):
 
     def _card(self) -> Card:
         c = self.config
-        heads = f"{c['num_attention_heads']} heads, {c['num_key_value_heads']} of them for keys and values"
+        heads = f"{self.heads[0]} heads, {self.heads[1]} of them for keys and values"
         return Card(
             f"Model: {self.name}",
             {
@@ -90,10 +107,11 @@ def find(name: str = BUNDLED) -> Model:
         WorkshopError: it cannot be found or downloaded, or it fails :func:`check`.
     """
     if name == BUNDLED:
-        return check(Model(name, DATA / "model"))
+        return check(Model(name, DATA / "model", name, name))
     if Path(name).expanduser().is_dir():
         folder = Path(name).expanduser().resolve()
-        return check(Model(folder.name, folder))
+        mark = hashlib.sha256(str(folder).encode()).hexdigest()[:6]
+        return check(Model(folder.name, folder, str(folder), f"{folder.name}-{mark}"))
     known = tomllib.loads((DATA / "models.toml").read_text())
     row = known.get(name) or next((r for r in known.values() if r["repository"] == name), None)
     repository = row["repository"] if row else name
@@ -102,7 +120,7 @@ def find(name: str = BUNDLED) -> Model:
             f"There is no model called {name!r}: it is neither a folder nor a hub id (owner/name). "
             f"Choose 'bundled', {', '.join(map(repr, known))}, a folder of safetensors weights, or a hub id."
         )
-    return check(Model(repository, download(repository, row)))
+    return check(Model(repository, download(repository, row), repository, repository.replace("/", "--")))
 
 
 def download(repository: str, row: Mapping[str, Any] | None) -> Path:
@@ -129,7 +147,12 @@ def download(repository: str, row: Mapping[str, Any] | None) -> Path:
         command=command,
         target=target,
         options={"repository": repository, "revision": revision},
-        environment={"HF_HOME": os.environ.get("HF_HOME", str(workspace.home() / "huggingface"))},
+        environment={
+            "HF_HOME": os.environ.get("HF_HOME", str(workspace.home() / "huggingface")),
+            "HF_HUB_ENABLE_HF_TRANSFER": "1",  # several parts of a file at once
+            "HF_HUB_DISABLE_XET": "1",  # the hub's other way of transfer would be chosen over hf_transfer
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        },
         expected=["config.json", "*.safetensors"],
         space=2 * row["weights_bytes"] if row else 0,
     )
@@ -186,7 +209,7 @@ def _check_whole(folder: Path, weights: list[Path]) -> None:
         except SafetensorError as problem:
             raise WorkshopError(f"{file} is not whole ({problem}). Download it again.") from None
     index = folder / "model.safetensors.index.json"
-    named = set(_settings(index)["weight_map"].values()) if index.is_file() else set()
+    named = set(_settings(index).get("weight_map", {}).values()) if index.is_file() else set()
     missing = sorted(named - {file.name for file in weights})
     if missing:
         raise WorkshopError(f"{folder} is not whole: it lacks {', '.join(missing[:3])}. Download the model again.")
@@ -208,8 +231,3 @@ def texts(file: Path, most: int | None = None) -> list[str]:
     """The texts of a JSON-lines file, one ``{"text": ...}`` a line, in order."""
     lines = [json.loads(line)["text"] for line in file.read_text().splitlines() if line.strip()]
     return lines[:most]
-
-
-def summary(model: Model) -> str:
-    """One line: name, parameters, size."""
-    return f"{model.name}: {model.parameters / 1e6:,.1f} M parameters, {bytes_text(model.bytes)}"

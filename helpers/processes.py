@@ -12,8 +12,12 @@ from collections.abc import Callable, Mapping
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_KEY)", re.IGNORECASE)
-_SECRET_TEXT = re.compile(r"\bhf_[A-Za-z0-9]{16,}|\bnvapi-[A-Za-z0-9_-]{16,}|\bsk-[A-Za-z0-9_-]{16,}")
+_SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSW|API_?KEY|ACCESS_KEY|_PAT$|CREDENTIAL)", re.IGNORECASE)
+_SECRET_TEXT = re.compile(
+    r"\b(?:hf_|nvapi-|sk-|gh[pousr]_|github_pat_)[A-Za-z0-9_-]{16,}"  # well-known forms of tokens
+    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"  # user:password in an address
+    r"|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{8,}"
+)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -58,8 +58,11 @@ class Stage:
     time_limit: float | None = None
 
     def manifest(self) -> Manifest:
-        """The manifest of what this stage makes, before it is made."""
-        shown = [part.replace("{out}", str(self.target)) for part in self.command]
+        """The manifest of what this stage makes, before it is made.
+
+        The command in it writes into a folder of the same name where it is pasted, not over the artifact.
+        """
+        shown = [part.replace("{out}", self.target.name) for part in self.command]
         return Manifest(
             kind=self.kind,
             title=self.title,
@@ -187,6 +190,8 @@ def _outcome(stage: Stage, directory: Path, state: dict[str, Any]) -> Artifact:
             return replace(artifact, reused=bool(state.get("reused")), log=log)
     if state.get("state") in ("failed", "stopped"):
         why = state["text"]
+    elif state.get("state") == "done":
+        why = f"it was made, but what is now in {stage.target} is not whole; something changed it meanwhile"
     else:
         why = "its supervisor was killed, perhaps because the machine ran out of memory"
         if "group" in state:

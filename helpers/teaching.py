@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import stage, workspace
-from helpers.cards import Card, Table, bytes_text, seconds_text
+from helpers.cards import Card, Table, bytes_text
 from helpers.workspace import REPOSITORY, Artifact
 
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -92,14 +92,6 @@ def artifacts() -> list[Artifact]:
     folders = [file.parent for depth in ("*/*/", "*/*/*/") for file in sorted(home.glob(depth + workspace.MANIFEST))]
     kept = [f for f in folders if f.relative_to(home).parts[0] != "scratch" and not f.name.startswith(".")]
     return [Artifact(folder, manifest) for folder in kept if (manifest := workspace.read_manifest(folder))]
-
-
-def made() -> Table:
-    """What the workspace holds: kind, what, size, time it took to make."""
-    rows = [
-        [a.manifest.kind, a.manifest.title, bytes_text(a.bytes), seconds_text(a.manifest.seconds)] for a in artifacts()
-    ]
-    return Table(["kind", "what", "size", "took"], rows, caption=f"In {workspace.home()}")
 
 
 def _made_text() -> str:

@@ -2,13 +2,14 @@
 
 ``WORKSHOP_HOME`` holds models, checkpoints, engines, measurements and the logs of the stages that made them::
 
-    models/  checkpoints/  graphs/  engines/  scores/  runs/  huggingface/
+    models/  checkpoints/  graphs/  engines/  scores/  runs/  digests/  scratch/  huggingface/
 
 An **artifact** is a directory with a ``manifest.json`` that says what made it, from what, when, how long it took
 and how big each file is. It is made in a temporary directory beside its target and published by one rename
 (notebook 03 shows a manifest).
 """
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -63,7 +64,7 @@ class Manifest:
         machine: what it is tied to (engines only), from :func:`helpers.hardware.identity`.
         command: the command that made it.
         created: local time, ISO 8601.
-        seconds: how long the command ran.
+        seconds: how long making it took.
         files: relative path to ``[bytes, sha256]``.
     """
 
@@ -113,6 +114,7 @@ class Artifact(Shown):
             "where": str(self.path),
             "size": f"{bytes_text(self.bytes)} in {len(made.files)} files",
             "took": f"{took}, {made.created.replace('T', ' at ')}",
+            "made from": ", ".join(f"{name} {digest}" for name, digest in made.inputs.items()),
             "made by": ", ".join(f"{name} {version}" for name, version in made.maker.items()),
             "command": shell_text(made.command),
         }
@@ -161,10 +163,13 @@ def _remembered_digest(file: Path) -> str:
         return file_digest(file)
     mark = hashlib.sha256(f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
     note = home() / "digests" / mark
-    if not note.exists():
+    if note.exists():
+        return note.read_text()
+    found = file_digest(file)
+    with contextlib.suppress(OSError):  # a workspace that cannot be written only costs the time to hash again
         note.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(note, file_digest(file))
-    return note.read_text()
+        write_whole(note, found)
+    return found
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -279,4 +284,20 @@ def require_space(path: Path, needed: int) -> None:
         raise WorkshopError(
             f"Not enough disk space in {place}: this needs about {bytes_text(needed)}, and {bytes_text(free)} is free. "
             "Delete something there, or set WORKSHOP_HOME to a larger disk and run this again."
+        )
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Refuse to start what the machine's memory cannot hold, instead of being killed half-way.
+
+    Raises:
+        WorkshopError: fewer than ``needed`` bytes are available.
+    """
+    import psutil
+
+    available = psutil.virtual_memory().available
+    if available < needed:
+        raise WorkshopError(
+            f"Not enough memory for {what}: about {bytes_text(needed)} is needed, {bytes_text(available)} is there. "
+            "Shut down other notebooks' kernels, or choose a smaller model."
         )

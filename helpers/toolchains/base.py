@@ -1,16 +1,16 @@
 """What every toolchain offers, and the artifact they all make: the engine.
 
-A toolchain does the last three of the five stages (convert and quantize are the same everywhere): build, generate,
-serve. The notebooks call these names and never ask which toolchain it is.
+A toolchain does what follows after convert and quantize, which are the same everywhere: build and generate (and serve,
+once notebook 07 is there). The notebooks call these names and never ask which toolchain it is.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from helpers.cards import Shown, Table, bytes_text
+from helpers.cards import Card, Shown, Table, bytes_text
 from helpers.errors import WorkshopError
 from helpers.models import Model
 from helpers.workspace import Artifact
@@ -36,7 +36,7 @@ class Engine(Artifact):
 
     @property
     def title(self) -> str:
-        """Toolchain and precision, as a person writes them."""
+        """The precision, as a person writes it."""
         return TITLES[self.precision]
 
     @cached_property
@@ -55,7 +55,8 @@ class Generation(Shown):
     """What an engine wrote for one prompt, and how fast.
 
     Attributes:
-        prompt, text: without and with nothing but the continuation.
+        prompt: what it was given.
+        text: the continuation, without the prompt.
         tokens: number of tokens made.
         load_seconds: from starting the engine's process to being ready.
         first_token_seconds: from sending the prompt to the first token (TTFT).
@@ -70,7 +71,6 @@ class Generation(Shown):
     seconds: float
     engine: str = ""
     ended: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
@@ -123,6 +123,18 @@ class Toolchain(Protocol):
 
     def score(self, engine: Engine) -> Any:
         """Negative log-likelihood of each held-out token under the engine's arithmetic."""
+        ...
+
+    def operations(self, engine: Engine) -> Table:
+        """How compilation changed the graph."""
+        ...
+
+    def about(self, engine: Engine) -> Card:
+        """What an engine is tied to, and whether it runs here."""
+        ...
+
+    def from_elsewhere(self, engine: Engine, **machine: str) -> Engine:
+        """A copy of an engine that claims to have been built on another machine, for teaching."""
         ...
 
 

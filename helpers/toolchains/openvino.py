@@ -7,9 +7,12 @@ Everything runs in child processes, as it does with TensorRT-LLM.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from helpers.cards import Card, Table
 from helpers.errors import WorkshopError
 from helpers.hardware import cpu_identity
 from helpers.models import Model
-from helpers.progress import Live
+from helpers.progress import Bar, Live
 from helpers.toolchains.base import TITLES, Engine, Generation, check_precision, require_fit
 from helpers.workspace import Artifact
 
@@ -46,7 +49,7 @@ def export(model: Model) -> Artifact:
             title=f"OpenVINO graph of {model.name}",
             kind="graph",
             command=[*command, "--weight-format", "fp16", "{out}"],
-            target=workspace.home() / "graphs" / _folder(model),
+            target=workspace.home() / "graphs" / model.folder,
             inputs={"model": model.digest},
             maker={package: version(package) for package in ("optimum-intel", "openvino", "torch", "transformers")},
             environment={**_QUIET, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
@@ -83,8 +86,8 @@ def build(model: Model, precision: str = "fp16") -> Engine:
             title=f"Engine of {model.name}, {TITLES[precision]}, {title}",
             kind="engine",
             command=[*command, "--output", "{out}"],
-            target=workspace.home() / "engines" / _folder(model) / f"{name}-{precision}",
-            options={"toolchain": name, "model": model.name, "precision": precision},
+            target=workspace.home() / "engines" / model.folder / f"{name}-{precision}",
+            options={"toolchain": name, "model": model.source, "precision": precision},
             inputs=inputs,
             maker=release(),
             machine=cpu_identity(),
@@ -94,10 +97,6 @@ def build(model: Model, precision: str = "fp16") -> Engine:
         )
     )
     return Engine(made.path, made.manifest, made.reused, made.log)
-
-
-def _folder(model: Model) -> str:
-    return model.name.replace("/", "--")
 
 
 def refusal(engine: Engine) -> str | None:
@@ -112,8 +111,9 @@ def refusal(engine: Engine) -> str | None:
         return None
     return (
         f"This engine was built for {'; '.join(parts)}, and is not loaded here. Engines are compiled for one machine "
-        f"and one release. Build it again: python -m helpers build {engine.manifest.options['model']} "
-        f"--precision {engine.precision}"
+        "and one release. Build it again: "
+        + workspace.shell_text(["python", "-m", "helpers", "build", engine.manifest.options["model"]])
+        + f" --precision {engine.precision}"
     )
 
 
@@ -132,27 +132,33 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
     request = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": ignore_eos}
     command = [sys.executable, str(_WORKERS / "openvino_generate.py"), str(engine.path), json.dumps(request)]
     live, text, last = Live(), "", {}
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=processes.die_with_parent,
-    ) as worker:
-        assert worker.stdout is not None and worker.stderr is not None
+    live.show(Bar("Loading the engine", 0.0, details=(("command", workspace.shell_text(command)),)))
+    with tempfile.TemporaryFile() as told:
+        worker = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=told,
+            start_new_session=True,
+            preexec_fn=processes.die_with_parent,
+        )
+        assert worker.stdout is not None
         try:
             for line in worker.stdout:
-                last = json.loads(line)
-                if "piece" in last:
-                    text += last["piece"]
+                if line.startswith(b"{"):
+                    last = json.loads(line)
+                    text += last.get("piece", "")
                     live.show_text(prompt, text)
             worker.wait()
-        except BaseException:
-            processes.end_all(worker)
-            raise
+        finally:
+            if worker.poll() is None:
+                processes.end_all(worker)
         if worker.returncode != 0 or "tokens" not in last:
-            told = stage.telling_lines(worker.stderr.read().decode(errors="replace"))
-            raise WorkshopError("The engine's process failed: " + " / ".join(told))
+            told.seek(0)
+            lines = stage.telling_lines(processes.redactor(os.environ)(told.read().decode(errors="replace")))
+            raise WorkshopError(
+                f"The engine's process ended with status {worker.returncode}: {' / '.join(lines)}. "
+                "Run the cell again; if it fails again, build the engine again."
+            )
     made = Generation(
         prompt=prompt,
         text=text,
@@ -208,17 +214,18 @@ def score(engine: Engine) -> Any:
 
 
 def operations(engine: Engine) -> Table:
-    """How compilation changed the graph: operations before and after, by type."""
+    """How compilation changed the graph: the commonest operations before and after, and which came and went."""
     before, after = engine.graph["before"], engine.graph["after"]
-    names = sorted(set(before) | set(after), key=lambda n: -(before.get(n, 0) + after.get(n, 0)))[:12]
-    rows = [[n, before.get(n, 0), after.get(n, 0)] for n in names]
+    names = sorted(set(before) | set(after), key=lambda n: -(before.get(n, 0) + after.get(n, 0)))
+    rows = [[n, before.get(n, 0), after.get(n, 0)] for n in names[:12]]
     rows.append(["all types", sum(before.values()), sum(after.values())])
+    gone = ", ".join(f"{before[n]} {n}" for n in names if n not in after)
+    new = ", ".join(f"{after[n]} {n}" for n in names if n not in before)
     return Table(
         ["operation", "before", "after"],
         rows,
         caption=f"Graph of the {engine.title} engine, before and after compilation",
-        note=f"Compilation left {sum(after.values())} of {sum(before.values())} operations: the others were fused or "
-        "computed in advance.",
+        note=f"Of {sum(before.values())} operations, {sum(after.values())} are left. Gone: {gone}. New: {new}.",
     )
 
 
@@ -273,19 +280,23 @@ def from_elsewhere(engine: Engine, **machine: str) -> Engine:
     """A copy of an engine whose manifest is altered to say that it was built on another machine (for notebook 03).
 
     Args:
-        engine: a real engine of this machine; it is left as it is.
+        engine: a real engine of this machine; it is left as it is, and the copy shares its files.
         machine: what the copy shall claim, such as ``cpu="Another CPU"``.
     """
-    import shutil
-    from dataclasses import replace
-
     place = workspace.home() / "scratch" / f"{engine.path.name}-from-elsewhere"
     shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(engine.path, place)
+    shutil.copytree(engine.path, place, copy_function=_link)
     manifest = replace(engine.manifest, machine={**engine.manifest.machine, **machine})
-    changed = {**json.loads((place / workspace.MANIFEST).read_text()), "machine": manifest.machine}
-    workspace.write_whole(place / workspace.MANIFEST, json.dumps(changed, indent=1))
+    workspace.write_whole(place / workspace.MANIFEST, json.dumps(asdict(manifest), indent=1))
     return Engine(place, manifest)
+
+
+def _link(source: str, copy: str) -> None:
+    """A second name for a file, or a copy of it where the disk has no links."""
+    try:
+        os.link(source, copy)
+    except OSError:
+        shutil.copy2(source, copy)
 
 
 def about(engine: Engine) -> Card:
@@ -294,4 +305,4 @@ def about(engine: Engine) -> Card:
     facts = {"built for": ", ".join(f"{k} {v}" for k, v in made.machine.items())}
     facts["built by"] = ", ".join(f"{k} {v}" for k, v in made.maker.items())
     facts["runs here"] = "no" if refusal(engine) else "yes"
-    return Card(f"{engine.title} engine at {os.path.basename(engine.path)}", facts)
+    return Card(f"{engine.title} engine in {engine.path.name}", facts)

@@ -4,11 +4,21 @@ Runs as a process of its own, so that an interrupt ends it and its log keeps wha
 """
 
 import argparse
+import errno
 import hashlib
-import os
+import json
 import shutil
 import sys
 from pathlib import Path
+
+
+def check(repository: str, folder: Path) -> None:
+    """Refuse what ``helpers.models.check`` would refuse, as far as the settings tell."""
+    settings = json.loads((folder / "config.json").read_text())
+    if "auto_map" in settings:
+        sys.exit(f"error: {repository} is refused: its config.json has an auto_map, which would run its own code here.")
+    if "LlamaForCausalLM" not in (settings.get("architectures") or []):
+        sys.exit(f"error: {repository} is a {settings.get('architectures')}, not of the Llama family.")
 
 
 def main() -> None:
@@ -21,18 +31,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
-    os.environ.setdefault("HF_HUB_ENABLE_HF_TRANSFER", "1")  # several parts of a file at once
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        snapshot_download(
-            arguments.repository,
-            revision=arguments.revision,
-            allow_patterns=arguments.pattern,
-            local_dir=arguments.output,
-        )
+        # The small files first: a model that will be refused shall not cost anyone gigabytes.
+        for patterns in (["*.json"], arguments.pattern):
+            snapshot_download(
+                arguments.repository,
+                revision=arguments.revision,
+                allow_patterns=patterns,
+                local_dir=arguments.output,
+            )
+            check(arguments.repository, arguments.output)
     except GatedRepoError:
         sys.exit(
             f"error: {arguments.repository} is gated. Accept its licence on its page at huggingface.co, put your token "
@@ -41,6 +52,8 @@ def main() -> None:
     except RepositoryNotFoundError:
         sys.exit(f"error: the hub has no model {arguments.repository} (or it is private and HF_TOKEN is not set).")
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as problem:
+        if getattr(problem, "errno", None) == errno.ENOSPC:
+            sys.exit(f"error: no space left on the disk for {arguments.repository}. Free some, or move WORKSHOP_HOME.")
         sys.exit(
             f"error: {arguments.repository} could not be downloaded ({type(problem).__name__}). Is there a network? "
             "Without one, use the model 'bundled' or a local folder."

@@ -20,8 +20,6 @@ import numpy as np
 FORMATS = {"fp8": "FP8_DEFAULT_CFG", "int8_sq": "INT8_SMOOTHQUANT_CFG", "int4_awq": "INT4_AWQ_CFG"}
 # Largest finite value of each format: a scaling factor is the calibrated range divided by it.
 LARGEST = {"fp8": 448.0, "int8_sq": 127.0, "int4_awq": 7.0}
-# AWQ tries many scalings for every batch, so NVIDIA's own quantize.py allows it 32 texts at most; half is enough here.
-AWQ_TEXTS = 16
 
 
 def progress(done: int, total: int, text: str) -> None:
@@ -38,7 +36,9 @@ def packed(tokenizer: Any, texts: list[str], length: int) -> list[Any]:
     """Token ids of all texts, end to end, cut into rows of ``length``; each a tensor of shape [1, <= length]."""
     import torch
 
-    ids = [token for text in texts for token in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
+    end = tokenizer.eos_token_id
+    rows = [tokenizer(text)["input_ids"] for text in texts]
+    ids = [token for row in rows for token in (row if row[-1] == end else [*row, end])]
     return [torch.tensor([ids[start : start + length]]) for start in range(0, len(ids), length)]
 
 
@@ -130,7 +130,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["fp16", *FORMATS], required=True)
     parser.add_argument("--kv-cache", choices=["fp8"], help="also quantize the KV cache")
     parser.add_argument("--tp-size", type=int, default=1, help="number of ranks to split over")
-    parser.add_argument("--calibration", type=Path, required=True, help='JSON lines of {"text": ...}')
+    parser.add_argument("--calibration", type=Path, help='JSON lines of {"text": ...}; needed below 16 bits')
     parser.add_argument("--calibration-texts", type=int, default=128)
     parser.add_argument("--max-length", type=int, default=2048, help="tokens in one calibration row")
     parser.add_argument("--held-out", type=Path, required=True, help='JSON lines of {"text": ...} for perplexity')
@@ -152,13 +152,11 @@ def main() -> None:
     # The weights are 16-bit; they are computed with in 32, because a CPU has no fast 16-bit arithmetic.
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
     measured = arguments.output / "measured"
-    measured.mkdir(parents=True)
+    measured.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
     running = model
     if arguments.precision != "fp16":
         texts = read_texts(arguments.calibration)[: arguments.calibration_texts]
-        if arguments.precision == "int4_awq":
-            texts = texts[:AWQ_TEXTS]
         model = quantize(model, arguments.precision, arguments.kv_cache, packed(tokenizer, texts, arguments.max_length))
         found = ranges(model, arguments.precision)
         running = folded(model)

@@ -33,9 +33,11 @@ def calibration_rows(graph: Path, texts: Path) -> list[dict[str, Any]]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(graph / "tokenizer.json"))
-    end = json.loads((graph / "config.json").read_text())["eos_token_id"]
+    ends = json.loads((graph / "config.json").read_text())["eos_token_id"]
+    end = ends[0] if isinstance(ends, list) else ends
     lines = [json.loads(line)["text"] for line in texts.read_text().splitlines() if line.strip()]
-    ids = [token for text in lines for token in [*tokenizer.encode(text).ids, end]]
+    encoded = [tokenizer.encode(text).ids for text in lines]
+    ids = [token for row in encoded for token in (row if row[-1] == end else [*row, end])]
     rows = []
     for start in range(0, len(ids), ROW_TOKENS):
         row = np.array([ids[start : start + ROW_TOKENS]], dtype=np.int64)
@@ -109,7 +111,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     graph = arguments.output / "graph"
-    graph.mkdir()
+    graph.mkdir(parents=True, exist_ok=True)
     for file in arguments.graph.iterdir():
         if not file.name.startswith("openvino_model") and file.name != "manifest.json":
             shutil.copy2(file, graph)

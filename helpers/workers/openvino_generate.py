@@ -39,7 +39,7 @@ def main() -> None:
         json.dumps(
             {
                 "tokens": len(ids),
-                "finished": bool(ids) and ids[-1] == tokenizer.get_eos_token_id(),
+                "finished": len(ids) < request["max_tokens"],
                 "load_seconds": loaded - started,
                 "first_token_seconds": first - loaded,
                 "seconds": ended - loaded,

@@ -55,6 +55,7 @@ def main() -> None:
         logits = request.get_output_tensor(0).data
         for row, number in enumerate(chosen):
             found[number] = likelihoods(logits[row], ids[number])
+    arguments.output.mkdir(parents=True, exist_ok=True)
     np.save(arguments.output / "nll.npy", np.concatenate([found[i] for i in range(len(ids))]).astype(np.float32))
 
 
