@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from helpers import precision
 from helpers.cards import Picture, Table, bytes_text
 from helpers.errors import WorkshopError
+from helpers.hardware.gpus import Datasheet
 from helpers.hardware.limits import BYTES, operations_text
 
 if TYPE_CHECKING:
@@ -271,6 +272,10 @@ class Limits(Protocol):
     """What a roofline is drawn from: bytes a second, and operations a second in each precision."""
 
     @property
+    def device(self) -> str:
+        """Its name."""
+
+    @property
     def bandwidth(self) -> float:
         """Bytes a second."""
 
@@ -283,38 +288,39 @@ TOKENS = (1, 32, 1024)
 """Tokens in a step: one user's generation, a batch of 32, a prompt."""
 
 
-def roofline(measured: Limits, datasheet: Limits | None = None, device: str = "", shown: Sequence[str] = ()) -> Picture:
+def roofline(limits: Limits, datasheet: Datasheet | None = None, shown: Sequence[str] = ()) -> Picture:
     """How fast a step can be, over how much is computed with each byte read: two limits, steps between them.
 
     A step with n tokens does 2n operations for each weight that it reads.
 
     Args:
-        measured: limits measured on the device; solid lines.
-        datasheet: published ones; dashed lines, for the precisions that are measured too.
-        device: its name, for the title.
+        limits: measured on the device, or a datasheet's where it is not at hand; solid lines.
+        datasheet: published ones beside measured ones; dashed lines, for the precisions that both have.
         shown: precisions to draw; by default those that differ and that the device computes in.
     """
-    precisions = list(shown) or _worth_drawing(measured)
-    title = f"Roofline{f' of {device}' if device else ''}"
+    precisions = list(shown) or _worth_drawing(limits)
+    published = isinstance(limits, Datasheet)
+    title = f"{'datasheet: roofline' if published else 'Roofline'} of {limits.device}"
     with _figure(9, 4.8) as drawing:
         axis = drawing.axes[0]
         for number, p in enumerate(precisions):
-            _roof(axis, number, p, measured, datasheet)
+            _roof(axis, number, p, limits, datasheet)
         for tokens in TOKENS:
             label = {"xytext": (8, -14), "textcoords": "offset points", "fontsize": 9.5}
-            axis.annotate(_tokens(tokens), _step(measured, precisions[0], tokens), **label)
+            axis.annotate(_tokens(tokens), _step(limits, precisions[0], tokens), **label)
         axis.set(title=title, xlabel="operations for each byte read", ylabel="operations a second")
         axis.set(xscale="log", yscale="log")
         axis.yaxis.set_major_formatter(lambda value, _: operations_text(value))
         axis.yaxis.set_minor_formatter(lambda value, _: "")
-        axis.plot([], [], color=INK, linewidth=2, label="limit, measured")
+        axis.plot([], [], color=INK, linewidth=2, label="datasheet: limit" if published else "limit, measured")
         if datasheet:
             axis.plot([], [], color=INK, linewidth=1, linestyle="--", label="datasheet: limit")
         axis.legend(loc="lower right", fontsize=9.5)
-    rows = [_roof_row(p, measured) for p in precisions]
-    memory = _said(measured.bandwidth / 1e9, "GB/s")
+    rows = [_roof_row(p, limits) for p in precisions]
+    memory = _said(limits.bandwidth / 1e9, "GB/s")
     columns = ("weights", "matrix rate", "tokens to balance", *(f"predicted: {_tokens(t)}" for t in TOKENS))
-    caption = f"Measured: memory {memory}. Operations a second, and what limits them"
+    source = "datasheet" if published else "Measured"
+    caption = f"{source}: memory {memory}. Operations a second, and what limits them"
     balance = "; ".join(f"{row[0]} at {row[2]} tokens a step" for row in rows)
     alt = f"{title}: memory gives {memory}; a step turns from memory-bound to compute-bound with {balance}."
     return Picture(drawing.svg, alt, str(Table(columns, rows, caption)))
@@ -326,7 +332,7 @@ def _step(limits: Limits, precision_name: str, tokens: int) -> tuple[float, floa
     return intensity, min(intensity * limits.bandwidth, limits.rates[precision_name])
 
 
-def _roof(axis: "Axes", number: int, p: str, measured: Limits, datasheet: Limits | None) -> None:
+def _roof(axis: "Axes", number: int, p: str, measured: Limits, datasheet: Datasheet | None) -> None:
     """One precision's limits as lines, and its steps as marks."""
     ends = 0.3, 4 * max(1024, measured.rates[p] / measured.bandwidth)
     for limits, style in ((measured, {"linewidth": 2.0}), (datasheet, {"linewidth": 1.0, "dashes": (4, 2)})):
@@ -373,6 +379,9 @@ def _worth_drawing(measured: Limits) -> list[str]:
     return drawn or list(measured.rates)
 
 
+LATER = "notebook 07"
+"""In place of a tool: the stage comes with that notebook, in a later version."""
+
 STAGES: dict[str, tuple[tuple[str, str, str], ...]] = {
     # toolchain: (stage, the tool that does it, what comes out)
     "tensorrt_llm": (
@@ -380,14 +389,14 @@ STAGES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("quantize", "ModelOpt", "checkpoint, FP8"),
         ("build", "trtllm-build", "engine for this GPU"),
         ("generate", "TensorRT-LLM runtime", "text"),
-        ("serve", "trtllm-serve", "API endpoint"),
+        ("serve", LATER, "API endpoint"),
     ),
     "openvino": (
         ("convert", "ModelOpt", "checkpoint, FP16"),
         ("quantize", "ModelOpt", "checkpoint, FP8"),
         ("build", "OpenVINO, NNCF", "engine for this CPU"),
         ("generate", "OpenVINO GenAI", "text"),
-        ("serve", "FastAPI over GenAI", "API endpoint"),
+        ("serve", LATER, "API endpoint"),
     ),
 }
 
@@ -430,7 +439,11 @@ def pipeline(toolchain: str = "openvino") -> Picture:
         _box(axis, 0, "weights", "Hugging Face", "#f3f3f3", INK)
         for number, (stage, tool, result) in enumerate(stages, 1):
             left = PITCH * number
-            _box(axis, left, stage, tool, COLOURS[0] if number <= shared else GREEN, "white")
+            colour = COLOURS[0] if number <= shared else GREEN
+            if tool == LATER:
+                _box(axis, left, stage, f"with {tool}", "white", colour, edge=colour, dashed=True)
+            else:
+                _box(axis, left, stage, tool, colour, "white")
             lines = result.replace(", ", ",\n").replace(" for ", "\nfor ")
             axis.text(left + BOX / 2, -0.62, lines, ha="center", va="top", fontsize=10)
             arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.6, "shrinkA": 2, "shrinkB": 2}
@@ -438,19 +451,23 @@ def pipeline(toolchain: str = "openvino") -> Picture:
         _bracket(axis, PITCH, PITCH * shared + BOX, "the same on every machine", COLOURS[0])
         _bracket(axis, PITCH * (shared + 1), PITCH * len(stages) + BOX, what, GREEN)
         axis.text(PITCH, -1.5, footnote, fontsize=9.5, color=INK)
-    rows = [(number, *stage) for number, stage in enumerate(stages, 1)]
+    told = [(stage, f"comes with {tool}" if tool == LATER else tool, result) for stage, tool, result in stages]
+    rows = [(number, *stage) for number, stage in enumerate(told, 1)]
     columns = ("step", "stage", "done by", "comes out")
     table = Table(columns, rows, "From Hugging Face weights to an endpoint", footnote)
-    steps = ", ".join(f"{stage} ({tool})" for stage, tool, _ in stages)
+    steps = ", ".join(f"{stage} ({tool})" for stage, tool, _ in told)
     return Picture(drawing.svg, f"From weights to an endpoint in {len(stages)} steps: {steps}.", str(table))
 
 
-def _box(axis: "Axes", left: float, name: str, tool: str, face: str, ink: str) -> None:
-    """One stage: a rounded box with its name and the tool that does it."""
+def _box(
+    axis: "Axes", left: float, name: str, tool: str, face: str, ink: str, edge: str = FAINT, dashed: bool = False
+) -> None:
+    """One stage: a rounded box with its name and the tool that does it; dashed where it is still to come."""
     from matplotlib.patches import FancyBboxPatch
 
-    style = "round,pad=0,rounding_size=0.14"
-    axis.add_patch(FancyBboxPatch((left, -0.45), BOX, 0.9, boxstyle=style, facecolor=face, edgecolor=FAINT))
+    style: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.14", "facecolor": face, "edgecolor": edge}
+    line = {"linestyle": "--", "linewidth": 1.6} if dashed else {}
+    axis.add_patch(FancyBboxPatch((left, -0.45), BOX, 0.9, **style, **line))
     middle: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
     axis.text(left + BOX / 2, 0.13, name, fontsize=12.5, weight="bold", **middle)
     axis.text(left + BOX / 2, -0.19, tool, fontsize=8.5, **middle)

@@ -403,12 +403,25 @@ def perplexity_table(scores: "Mapping[str, ArrayLike]") -> Table:
 def rounding_table(values: "ArrayLike", *names: str) -> Table:
     """What rounding the same numbers to several formats costs, with one scale for the whole tensor.
 
+    The median over the values other than zero of |rounded - value| / |value|: a single huge value, which hides
+    everybody else's error in a root mean square, does not move it.
+
     Args:
-        values: any array.
+        values: any array with a number other than zero.
         names: keys of ``FORMATS``.
+
+    Raises:
+        WorkshopError: every value is zero, or a format is unknown.
     """
+    import numpy as np
+
+    exact = np.asarray(values, np.float64)
+    others = exact != 0
     rows = []
     for name in names:
-        found = error(values, round_to(values, name))
-        rows.append([find(name).name, f"{found.relative:.3%}", f"{found.sqnr:.1f}", f"{found.flushed:.2%}"])
-    return Table(["format", "relative error (RMS)", "signal to noise, dB", "rounded to zero"], rows)
+        rounded = round_to(exact, name)
+        flushed = error(exact, rounded).flushed
+        median = float(np.median(np.abs(rounded - exact)[others] / np.abs(exact)[others]))
+        rows.append([find(name).name, f"{median:.2%}", f"{flushed:.2%}"])
+    caption = f"measured: rounding {exact.size:,} values, one scale for all"
+    return Table(["format", "median relative error", "rounded to zero"], rows, caption)

@@ -1,4 +1,5 @@
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,7 @@ PICTURES = {
     "number_grid": lambda: plots.number_grid(("e4m3", "int8")),
     "bars": lambda: plots.bars(["FP16", "FP8"], [11.2e6, 6.2e6], "bytes", "Weights", ["", "0.55 of FP16"]),
     "layer_ranges": lambda: plots.layer_ranges(NAMES, RANGES),
-    "roofline": lambda: plots.roofline(MEASURED, SHEET, "a GPU"),
+    "roofline": lambda: plots.roofline(MEASURED, SHEET),
     "pipeline": lambda: plots.pipeline("openvino"),
 }
 
@@ -54,7 +55,7 @@ def test_the_same_data_gives_the_same_file(drawn):
         ("bars", ["11.20 MB", "6.20 MB", "0.55 of FP16"]),
         ("layer_ranges", ["1.5", "4.5", "20", "600", "0.0446 to 1.34"]),
         ("roofline", ["4,000 GB/s", "800 TFLOP/s", "1.5 PFLOP/s", "200", "188"]),
-        ("pipeline", ["convert", "ModelOpt", "serve", "API endpoint"]),
+        ("pipeline", ["convert", "ModelOpt", "serve", "comes with notebook 07", "API endpoint"]),
     ],
 )
 def test_the_words_hold_the_numbers(name, numbers):
@@ -95,6 +96,21 @@ def test_roofline_draws_what_the_device_computes_in():
     assert plots._worth_drawing(emulated) == ["fp32", "bf16"]
     assert plots._worth_drawing(MEASURED) == ["fp32", "fp16", "fp8"]
     assert "FP16" not in plots.roofline(emulated).text
+
+
+def test_a_datasheets_roofline_says_that_nothing_was_measured():
+    picture = plots.roofline(SHEET, shown=("fp16", "fp8"))
+    assert picture.alt.startswith("datasheet: roofline of a GPU: memory gives 5,000 GB/s")
+    assert picture.text.startswith("datasheet: memory 5,000 GB/s")
+    assert "easured" not in picture.alt + picture.text
+    assert "FP8" in picture.text.splitlines()[-1]
+    assert picture.svg != plots.roofline(replace(MEASURED, bandwidth=5e12, rates=SHEET.rates)).svg
+
+
+@pytest.mark.parametrize("toolchain", plots.STAGES)
+def test_a_stage_that_is_still_to_come_is_drawn_apart(toolchain):
+    assert "serve (comes with notebook 07)" in plots.pipeline(toolchain).alt
+    assert plots.pipeline(toolchain).svg.count("stroke-dasharray") == 1
 
 
 def test_roofline_says_which_limit_holds():

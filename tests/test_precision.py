@@ -80,6 +80,29 @@ def test_one_outlier_hurts_int8_more_than_e4m3():
     assert f"{int8.flushed:.3%}" in str(int8)
 
 
+def test_the_table_is_not_fooled_by_one_huge_value():
+    values = np.random.default_rng(6).standard_normal(10_000).astype(np.float32)
+    values[:100] = 0
+    with_outlier = values.copy()
+    with_outlier[-1] = 50 * np.abs(values).max()
+    (e4m3, int8), (e4m3_after, int8_after) = (
+        [float(row[1].rstrip("%")) for row in precision.rounding_table(v, "e4m3", "int8").rows]
+        for v in (values, with_outlier)
+    )
+    # Three digits of mantissa: at most 1/16 off, whatever the scale. Most of INT8's values became zero: all is lost.
+    assert 1 < e4m3 < 6.25
+    assert e4m3_after == pytest.approx(e4m3, rel=0.1)
+    assert int8 < 6.25
+    assert int8_after == 100
+
+
+def test_the_table_holds_the_median_over_the_values_other_than_zero():
+    # Scale 1: 127 is exact, 2.4 becomes 2 and is a sixth off, 0.4 becomes 0 and is lost, 0 does not count.
+    table = precision.rounding_table([127.0, 2.4, 0.4, 0.0, 0.0], "int8")
+    assert table.rows == [["INT8", "16.67%", "33.33%"]]
+    assert table.caption == "measured: rounding 5 values, one scale for all"
+
+
 def test_an_exact_rounding_has_no_error():
     exact = precision.error([1.0, -2.0], [1.0, -2.0])
     assert (exact.relative, exact.sqnr, exact.flushed) == (0, math.inf, 0)

@@ -17,6 +17,7 @@ class Datasheet:
     """A GPU as its maker publishes it; a row of ``data/gpus.toml``.
 
     Args:
+        match: the driver's name of the product, without its brand.
         memory_bytes: as sold.
         bandwidth: bytes a second.
         rates: precision (``fp16``, ``fp8``, ``int8``) to dense operations a second.
@@ -31,6 +32,11 @@ class Datasheet:
     bandwidth: float
     rates: Mapping[str, float]
     source: str
+
+    @property
+    def device(self) -> str:
+        """Its name, as measured limits call it."""
+        return self.name
 
 
 def datasheets() -> list[Datasheet]:
@@ -57,11 +63,19 @@ def _capability(text: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+BRANDS = ("NVIDIA ", "GeForce ", "Tesla ")
+"""What a driver puts before a product's name, in this order."""
+
+
 def datasheet(name: str) -> Datasheet | None:
-    """The row for a GPU as its driver names it; None where the table has none. The longest match wins."""
-    words = f" {name} "
-    fits = [row for row in datasheets() if f" {row.match} " in words]
-    return max(fits, key=lambda row: len(row.match), default=None)
+    """The row for a GPU as its driver names it; None where the table has none.
+
+    The whole name must fit: an ``RTX 4090 D``, an ``H100 NVL`` or a MIG slice is another product than its namesake.
+    """
+    product = name
+    for brand in BRANDS:
+        product = product.removeprefix(brand)
+    return next((row for row in datasheets() if row.match == product), None)
 
 
 def gpu_table() -> Table:
@@ -87,7 +101,7 @@ def gpu_table() -> Table:
     old = [row.name for row in datasheets() if row.compute_capability < SUPPORTED]
     note = (
         "Rates: dense TFLOP/s, FP32 accumulation; – means none, or not published. "
-        f"{', '.join(old)}: no kernels in TensorRT-LLM's releases."
+        f"No kernels in TensorRT-LLM's releases for {' and '.join(old)}."
     )
     return Table(columns, rows, "datasheet: GPUs, figures and sources in data/gpus.toml", note)
 

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from helpers.cards import Shown, Table
@@ -17,6 +17,9 @@ from helpers.hardware.machine import Machine, supported_gpu
 WORKER = Path(__file__).parents[1] / "workers" / "roofline.py"
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
 """Bytes of one weight in each precision."""
+
+GPU_SECONDS = 60
+"""How long a Python may take to measure a GPU: seconds to measure, the rest to import torch from a slow disk."""
 
 
 def operations_text(rate: float) -> str:
@@ -55,13 +58,18 @@ class Roofline(Shown):
         """
         return self.rates[precision] * BYTES[precision] / (2 * self.bandwidth)
 
+    def emulated(self, precision: str) -> bool:
+        """True if the arithmetic is slower than reading the weights even for one token: there is none in silicon."""
+        return self.tokens_to_balance(precision) < 1
+
     def table(self) -> Table:
         """Measured limits, their share of the datasheet's, and where a step turns compute-bound."""
         rows = [("memory", f"{self.bandwidth / GB:,.1f} GB/s", self._share("bandwidth", self.bandwidth), "")]
         for precision, rate in self.rates.items():
-            tokens = f"{self.tokens_to_balance(precision):,.0f}"
-            share = self._share(precision, rate)
-            rows.append((f"{precision.upper()} matrix product", operations_text(rate), share, tokens))
+            emulated = self.emulated(precision)
+            found = operations_text(rate) + (" (emulated: no such arithmetic here)" if emulated else "")
+            tokens = "–" if emulated else f"{self.tokens_to_balance(precision):,.0f}"
+            rows.append((f"{precision.upper()} matrix product", found, self._share(precision, rate), tokens))
         columns = ["limit", "measured", "of the datasheet", "tokens to balance"]
         shown = [0, 1, 2, 3] if self.published else [0, 1, 3]
         caption = f"Limits of {self.device}, measured in {self.seconds:.1f} s with torch {self.torch}"
@@ -92,20 +100,17 @@ class Roofline(Shown):
         return self.table()._repr_html_()
 
 
-def _measure(python: str, device: str, limit: float) -> Roofline:
-    """Run the worker under one Python.
-
-    Raises:
-        WorkshopError: it failed, or took longer than ``limit`` seconds.
-    """
+def _tried(python: str, device: str, limit: float) -> Roofline | str:
+    """What the worker measures under one Python, or why it measured nothing."""
     command = [python, str(WORKER), "--device", device]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-    except (OSError, subprocess.TimeoutExpired) as problem:
-        raise WorkshopError(f"The roofline was not measured: {problem}; run the cell again.") from problem
+    except subprocess.TimeoutExpired:
+        return f"no answer within {limit:g} s"
+    except OSError as problem:
+        return problem.strerror or str(problem)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise WorkshopError(f"The roofline was not measured: {reason}; run the cell again.")
+        return (done.stderr.strip().splitlines() or ["it ended without a message"])[-1]
     found = json.loads(done.stdout.strip().splitlines()[-1])
     return Roofline(
         device=found["device"],
@@ -117,35 +122,47 @@ def _measure(python: str, device: str, limit: float) -> Roofline:
     )
 
 
+def _cpu(machine: Machine, limit: float, note: str = "") -> Roofline:
+    """The CPU's limits under its model's name.
+
+    Raises:
+        WorkshopError: nothing was measured within ``limit`` seconds.
+    """
+    measured = _tried(sys.executable, "cpu", limit)
+    if isinstance(measured, str):
+        raise WorkshopError(f"The roofline was not measured: {measured}; run the cell again.")
+    return replace(measured, device=f"{machine.cpu.model}, {machine.cpu.cores} cores", note=note)
+
+
+def other_pythons() -> list[str]:
+    """Pythons that may have a torch for the GPU: ``WORKSHOP_TRTLLM_PYTHON``, then each ``python3`` on PATH.
+
+    Left out: this interpreter's own, which an activated virtual environment puts first on PATH.
+    """
+    named = os.environ.get("WORKSHOP_TRTLLM_PYTHON")
+    folders = dict.fromkeys(Path(folder).resolve() for folder in os.environ.get("PATH", "").split(os.pathsep) if folder)
+    folders.pop(Path(sys.prefix, "bin").resolve(), None)
+    on_path = [found for folder in folders if (found := shutil.which("python3", path=str(folder)))]
+    return [named, *on_path] if named else on_path
+
+
 def roofline(machine: Machine, limit: float = 120) -> Roofline:
     """Measure bandwidth and matrix rates in a child process, so that nothing stays on the GPU.
 
-    The notebooks' torch is a CPU build. A GPU is measured by ``WORKSHOP_TRTLLM_PYTHON`` where set, else by
-    the first ``python3`` on PATH whose torch sees the GPU; the CPU is measured where none does.
+    The notebooks' torch is a CPU build. A GPU is measured by the first of `other_pythons` whose torch sees it; the
+    CPU is measured where none does, and the note says what was wrong with each.
 
     Raises:
-        WorkshopError: the measurement failed, or took longer than ``limit`` seconds.
+        WorkshopError: nothing was measured, or not within ``limit`` seconds.
     """
     gpu = supported_gpu(machine)
     if gpu is None:
-        return _with_model(_measure(sys.executable, "cpu", limit), machine)
-    candidates = [os.environ.get("WORKSHOP_TRTLLM_PYTHON"), shutil.which("python3")]
-    for python in filter(None, candidates):
-        try:
-            return _measure(python, "cuda", limit)
-        except WorkshopError:
-            continue
-    note = f"This is the CPU: no Python here has a torch that sees the {gpu.name}; notebook 02 installs one."
-    return _with_model(_measure(sys.executable, "cpu", limit), machine, note)
-
-
-def _with_model(measured: Roofline, machine: Machine, note: str = "") -> Roofline:
-    """The CPU's measurement under its model's name."""
-    return Roofline(
-        f"{machine.cpu.model}, {machine.cpu.cores} cores",
-        measured.bandwidth,
-        measured.rates,
-        measured.torch,
-        measured.seconds,
-        note,
-    )
+        return _cpu(machine, limit)
+    problems = []
+    for python in other_pythons():
+        tried = _tried(python, "cuda", min(limit, GPU_SECONDS))
+        if isinstance(tried, Roofline):
+            return tried
+        problems.append(f"{python}: {tried}")
+    why = "; ".join(problems) or "no other Python is on PATH, and the notebooks' torch is a CPU build"
+    return _cpu(machine, limit, f"This is the CPU, for nothing here could measure the {gpu.name} ({why}).")

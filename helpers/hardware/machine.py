@@ -125,7 +125,10 @@ class Machine(Shown):
     def _note(self) -> str:
         gpu = supported_gpu(self)
         if gpu:
-            return f"TensorRT-LLM can use GPU {gpu.index}, the {gpu.name}."
+            return (
+                f"GPU {gpu.index}, the {gpu.name}, can be used by TensorRT-LLM, whose toolchain lands in a later "
+                "version; until then engines are built and run on the CPU, with OpenVINO."
+            )
         if self.gpus:
             return (
                 f"No GPU here has compute capability {capability_text(SUPPORTED)}, which TensorRT-LLM needs: "
@@ -239,38 +242,40 @@ class _Device:
     handle: Any
     name: str
     compute_capability: tuple[int, int]
+    memory: Any
 
 
 def _devices(nvml: Any) -> Iterator[_Device]:
     """Every device, in the driver's order.
 
     A split GPU gives its slices: an engine is built for a slice, and a container that was given one may not
-    ask for the memory of the whole.
+    ask for the memory of the whole. A device that does not tell its memory is none to build for, so it is left out.
     """
     for index in range(nvml.nvmlDeviceGetCount()):
         whole = nvml.nvmlDeviceGetHandleByIndex(index)
         capability = tuple(nvml.nvmlDeviceGetCudaComputeCapability(whole))
         for handle in _slices(nvml, whole) or [whole]:
-            yield _Device(index, handle, _text(nvml.nvmlDeviceGetName(handle)), capability)
+            memory = _ask(nvml, partial(nvml.nvmlDeviceGetMemoryInfo, handle), None)
+            if memory is not None:
+                yield _Device(index, handle, _text(nvml.nvmlDeviceGetName(handle)), capability, memory)
 
 
 def _slices(nvml: Any, whole: Any) -> list[Any]:
     """Handles of a GPU's MIG slices that this process may use; none where it is not split."""
     split, _ = _ask(nvml, lambda: nvml.nvmlDeviceGetMigMode(whole), (0, 0))
-    places = range(nvml.nvmlDeviceGetMaxMigDeviceCount(whole) if split else 0)
+    places = range(_ask(nvml, lambda: nvml.nvmlDeviceGetMaxMigDeviceCount(whole), 0) if split else 0)
     found = [_ask(nvml, partial(nvml.nvmlDeviceGetMigDeviceHandleByIndex, whole, i), None) for i in places]
     return [handle for handle in found if handle is not None]
 
 
 def _gpu(nvml: Any, device: _Device, driver: str) -> Gpu:
-    """One GPU, asked."""
-    memory = nvml.nvmlDeviceGetMemoryInfo(device.handle)
+    """One GPU, with who holds its memory."""
     return Gpu(
         index=device.index,
         name=device.name,
         compute_capability=device.compute_capability,
-        memory_bytes=memory.total,
-        free_bytes=memory.free,
+        memory_bytes=device.memory.total,
+        free_bytes=device.memory.free,
         driver=driver,
         processes=_processes(nvml, device.handle),
     )
@@ -326,7 +331,7 @@ def supported_gpu(machine: Machine) -> Gpu | None:
 def identity() -> dict[str, str]:
     """What an engine built here is tied to, for its manifest: the GPU's product, else the CPU.
 
-    Asks only names: fast enough to call before every load. The same on every run of a machine.
+    Asks little: fast enough to call before every load. The same on every run of a machine.
     """
     with _nvml() as nvml:
         for device in _devices(nvml) if nvml else ():

@@ -21,7 +21,7 @@ STARTED = time.perf_counter()
 try:
     import torch
 except ImportError as problem:
-    sys.exit(f"no torch in {sys.executable}: {problem}")
+    sys.exit(f"no torch ({problem})")
 
 COPY_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}
 """Large against every cache: a copy that fits a cache measures the cache."""
@@ -99,7 +99,7 @@ def main() -> None:
     name = "cpu"
     if options.device == "cuda":
         if not torch.cuda.is_available():
-            sys.exit(f"torch {torch.__version__} in {sys.executable} sees no CUDA device")
+            sys.exit(f"its torch {torch.__version__} sees no CUDA device")
         name = torch.cuda.get_device_name(0)
         if torch.cuda.get_device_capability(0) >= (8, 9):
             precisions.append("fp8")
