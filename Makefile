@@ -14,6 +14,9 @@ SHELL := /bin/bash
 VENV_PYTHON := .venv/bin/python
 FIRST_PAGE := notebooks/00_start_here.ipynb
 
+# Running the workshop writes nothing beside its sources, bytecode included.
+export PYTHONDONTWRITEBYTECODE := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev workshop lab test lint clean
 

@@ -4,6 +4,7 @@ import datetime
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,28 @@ def test_a_stage_that_took_no_time_must_say_that_it_was_made_earlier(
     assert ("did no work where it should" in done.problem) == refused
 
 
+RAISE = f"""import sys; sys.path.insert(0, {str(ROOT)!r})
+from helpers.errors import WorkshopError
+raise WorkshopError('no: x; y.')"""
+
+
+@pytest.mark.parametrize(
+    ("mistake", "raised"),
+    [(RAISE, ""), ("'all went well'", "nothing"), ("1 / 0", "ZeroDivisionError")],
+)
+def test_a_mistake_on_purpose_must_raise_the_workshops_error(
+    tmp_path: Path, out: Path, mistake: str, raised: str
+) -> None:
+    done = run(write(tmp_path, "00_a", (mistake, "raises-exception"), "'the last cell runs all the same'"), out)
+    assert done.notebook.cells[2].outputs
+    if not raised:
+        assert done.problem == ""
+        return
+    line = f"A cell with the tag raises-exception raised {raised}, not WorkshopError, in cell 2 of 3, after "
+    assert done.problem.startswith(line)
+    assert mistake in done.problem
+
+
 def test_widget_state_is_neither_needed_nor_kept(tmp_path: Path, out: Path) -> None:
     done = run(write(tmp_path, "00_a", "import ipywidgets; ipywidgets.IntSlider(3)"), out)
     assert done.problem == ""
@@ -148,6 +171,28 @@ def test_the_command_stops_at_the_first_failure_and_writes_only_below_out(tmp_pa
     ]
 
 
+def files_in(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def test_nothing_is_written_into_a_fresh_clone_not_even_bytecode(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    for name in ("helpers", "tools"):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    write(
+        clone / "notebooks", "00_a", "import beside", "import sys; sys.path.append('..'); from helpers import cards; 1"
+    )
+    (clone / "notebooks" / "beside.py").write_text("")
+    before = files_in(clone)
+    variables = {**os.environ, "WORKSHOP_HOME": str(tmp_path / "workspace")}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
+    words = [sys.executable, "-m", "tools.run_notebooks", "--out", str(tmp_path / "build")]
+    done = subprocess.run(words, cwd=clone, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "build" / "index.html").exists()
+    assert sorted(files_in(clone) - before) == []
+
+
 def test_an_interrupt_ends_the_kernel(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     cell = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(120)"
@@ -192,6 +237,10 @@ def test_the_index_says_what_ran_where_and_when(tmp_path: Path) -> None:
     ):
         assert text in page
     assert page.count(">failed<") == 1
+
+
+def test_the_index_names_the_toolchain_in_words() -> None:
+    assert notebook_pages.toolchain_text() == "OpenVINO on the CPU"
 
 
 def test_a_page_has_its_neighbours_its_problem_and_no_script(tmp_path: Path) -> None:

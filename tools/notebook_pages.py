@@ -127,7 +127,7 @@ def index_page(runs: list["NotebookRun"], machine: str, toolchain: str, now: dat
     Args:
         runs: what was run, in order.
         machine: the machine in words.
-        toolchain: the toolchain's name.
+        toolchain: the toolchain's title.
         now: the time to show, with its zone.
     """
     columns = ("Notebook", "Title", "Minutes planned", "Time taken", "Slowest cell", "Result", "Files")
@@ -155,10 +155,10 @@ def machine_text() -> str:
 
 
 def toolchain_text() -> str:
-    """The name of the toolchain that the notebooks use here."""
+    """The toolchain that the notebooks use here, in words."""
     from helpers import toolchains
 
-    return str(toolchains.best().name)
+    return str(toolchains.best().title)
 
 
 def write(runs: list["NotebookRun"], out: Path) -> None:

@@ -1,9 +1,9 @@
 """Run the notebooks in order, each in a fresh kernel: what ``make workshop`` does.
 
 Prints a line per notebook with its time and slowest cell, stops at the first failure with the cell, its
-output and the log's path, and refuses a notebook that did no work. Executed copies, a page each and an
-index go to ``build/``; apart from the workshop's own home nothing is written anywhere else. Run it with
-``python -m tools.run_notebooks``.
+output and the log's path, and refuses a notebook that did no work or whose mistakes on purpose were not
+made. Executed copies, a page each and an index go to ``build/``; apart from the workshop's own home nothing
+is written anywhere else. Run it with ``python -m tools.run_notebooks``.
 """
 
 import argparse
@@ -24,23 +24,35 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+if __name__ == "__main__":
+    # `python -m` wrote this file's bytecode beside it before the first line could run: undo that, write no more.
+    sys.dont_write_bytecode = True
+    with contextlib.suppress(OSError):
+        own = Path(__spec__.cached or "")
+        own.unlink()
+        own.parent.rmdir()  # stays if it holds anything else
+
 from helpers.cards import seconds_text
+from helpers.errors import WorkshopError
 from tools import notebook_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT_S = 900
 STAGE_AT_LEAST_S = 0.5
+STAGE_TAG = "stage"
+MISTAKE_TAG = "raises-exception"
 MADE_EARLIER = "made earlier"
 
 
 @dataclass
 class CellRun:
-    """One code cell that was run: its number among all cells (from 1), its time and its source."""
+    """One code cell that was run: its number among all cells (from 1), its time, its source and its tags."""
 
     number: int
     seconds: float
     source: str
-    is_stage: bool
+    is_stage: bool = False
+    is_mistake: bool = False
 
     @property
     def label(self) -> str:
@@ -103,8 +115,8 @@ class TimedClient(NotebookClient):
         if cell.cell_type != "code" or not cell.source.strip():
             return await super().async_execute_cell(cell, cell_index, **options)
         self.progress.show(f"cell {cell_index + 1} of {len(self.nb.cells)}")
-        is_stage = "stage" in cell.metadata.get("tags", [])
-        timed = CellRun(cell_index + 1, 0.0, cell.source, is_stage)
+        tags = cell.metadata.get("tags", [])
+        timed = CellRun(cell_index + 1, 0.0, cell.source, STAGE_TAG in tags, MISTAKE_TAG in tags)
         self.run.cells.append(timed)
         began = time.monotonic()
         try:
@@ -153,16 +165,29 @@ def no_work(run: NotebookRun) -> str:
     )
 
 
-def failure_text(run: NotebookRun, reason: str) -> str:
-    """The cell that failed, its source and all its output so far."""
+def unshown_mistake(run: NotebookRun) -> str:
+    """The first cell that is there to show a ``WorkshopError`` and did not; empty if there is none."""
+    for cell in run.cells:
+        outputs = run.notebook.cells[cell.number - 1].outputs
+        raised = [output.ename for output in outputs if output.output_type == "error"]
+        if cell.is_mistake and raised != [WorkshopError.__name__]:
+            found = raised[0] if raised else "nothing"
+            return failure_text(
+                run, f"A cell with the tag {MISTAKE_TAG} raised {found}, not {WorkshopError.__name__},", cell
+            )
+    return ""
+
+
+def failure_text(run: NotebookRun, reason: str, failed: CellRun | None = None) -> str:
+    """The cell that failed (the last one unless told), its source and all its output so far."""
     if not run.cells:
         return reason
-    last = run.cells[-1]
-    cell = run.notebook.cells[last.number - 1]
-    source = "\n".join("    " + line for line in last.source.split("\n"))
+    failed = failed or run.cells[-1]
+    cell = run.notebook.cells[failed.number - 1]
+    source = "\n".join("    " + line for line in failed.source.split("\n"))
     output = "\n".join("    " + line for line in text_of_outputs(cell.outputs).split("\n"))
     shown = output if output.strip() else "    (none)"
-    where = f"{reason} in cell {last.number} of {len(run.notebook.cells)}, after {seconds_text(last.seconds)}."
+    where = f"{reason} in cell {failed.number} of {len(run.notebook.cells)}, after {seconds_text(failed.seconds)}."
     return f"{where}\n  The cell:\n{source}\n  Its output so far:\n{shown}"
 
 
@@ -178,7 +203,7 @@ def run_notebook(source: Path, out: Path, progress: "Progress", timeout: int = C
         client = TimedClient(run, log, progress, timeout)
         try:
             client.execute(cleanup_kc=True, cwd=str(source.parent.resolve()), stdout=log, stderr=log)
-            run.problem = no_work(run)
+            run.problem = unshown_mistake(run) or no_work(run)
         except CellTimeoutError:
             run.problem = failure_text(run, f"A cell took longer than {timeout} s")
         except CellExecutionError:
@@ -289,7 +314,7 @@ def main(arguments: list[str] | None = None) -> int:
     except LookupError as error:
         print(error, file=sys.stderr)
         return 2
-    os.environ.update(private_folders(options.out))
+    os.environ.update(private_folders(options.out), PYTHONDONTWRITEBYTECODE="1")
     print(f"Running {len(paths)} notebooks, each in a fresh kernel. Pages go to {options.out}/.", flush=True)
     runs = run_all(paths, options.out, options.timeout)
     passed = sum(not run.problem for run in runs)

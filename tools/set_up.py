@@ -27,6 +27,9 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 ROOT = Path(__file__).resolve().parent.parent
 SUPPORTED = ((3, 11), (3, 12))
 PREFERRED = "3.12"
+HERE = ".".join(map(str, sys.version_info[:2]))
+DEBIAN_VENV = ["apt-get", "install", "-y", "python3-venv"]
+UV_PAGE = "https://docs.astral.sh/uv/"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 ANSWER_WITHIN_S = 3.0
 NEEDS_BYTES = 4 * 10**9
@@ -164,24 +167,42 @@ def probe_python(python: str) -> Optional[Tuple[int, int]]:
     return (int(words[0]), int(words[1])) if done.returncode == 0 and len(words) == 2 else None
 
 
+def has_pip(python: str) -> bool:
+    """True if an interpreter's pip starts; an environment whose creation was interrupted has none."""
+    return (
+        subprocess.call([python, "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+    )
+
+
 def choose_python(candidates: Sequence[str], probe: Callable[[str], Optional[Tuple[int, int]]]) -> Optional[str]:
     """The first candidate that is a supported Python with venv and pip, or None: then uv brings one."""
     return next((python for python in candidates if probe(python) in SUPPORTED), None)
 
 
+def uv_within_reach(private: Path) -> bool:
+    """True if there is a uv, or something that can bring one: a Python with venv, or pip."""
+    there = shutil.which("uv") or (private / "bin" / "uv").exists()
+    return bool(there) or probe_python(sys.executable) is not None or has_pip(sys.executable)
+
+
 def find_uv(steps: Steps, private: Path) -> str:
-    """The path of uv: on PATH, else one that pip puts into ``private``.
+    """The path of uv: on PATH, else one put into ``private``, by a pip that venv brings or by this Python's own.
 
     Raises:
-        SetUpError: pip could not.
+        SetUpError: neither pip could.
     """
     on_path = shutil.which("uv")
     if on_path:
         return on_path
     uv = private / "bin" / "uv"
-    if not uv.exists():
-        install = [sys.executable, "-m", "pip", "install", *PIP_QUIETLY]
-        steps.command([*install, "--target", str(private), "uv"])
+    if uv.exists():
+        return str(uv)
+    if probe_python(sys.executable):
+        # An environment rather than ensurepip itself, which Debian allows nowhere else.
+        steps.command([sys.executable, "-m", "venv", "--clear", str(private)])
+        steps.command([str(private / "bin" / "python"), "-m", "pip", "install", *PIP_QUIETLY, "uv"])
+    else:
+        steps.command([sys.executable, "-m", "pip", "install", *PIP_QUIETLY, "--target", str(private), "uv"])
     return str(uv)
 
 
@@ -191,26 +212,53 @@ def make_venv_through_uv(steps: Steps, venv: Path, private: Path) -> None:
     Raises:
         SetUpError: uv or its Python could not be had; the message says what to install instead.
     """
-    found = ".".join(map(str, sys.version_info[:2]))
     try:
-        with steps.step("Python {} through uv ({} here will not do)".format(PREFERRED, found)):
+        with steps.step("Python {} through uv ({} here will not do)".format(PREFERRED, HERE)):
             uv = find_uv(steps, private)
             steps.command([uv, "venv", "--python", PREFERRED, "--seed", str(venv)])
     except SetUpError as error:
         raise SetUpError(
             "The environment needs Python 3.11 or 3.12 with its venv module; python3 here is {}, and fetching"
-            " {} through uv failed:\n{}\nOr install Python 3.12 yourself, with its venv module"
-            " (Debian, Ubuntu: apt install python3.12-venv).".format(found, PREFERRED, error)
+            " {} through uv failed:\n{}\nOr install Python 3.11 or 3.12 with its venv module yourself, then run"
+            " the command again.".format(HERE, PREFERRED, error)
         ) from None
+
+
+def install_venv_module(steps: Steps) -> None:
+    """Install Debian's package for a Python that came with neither venv nor pip, if this user may.
+
+    Raises:
+        SetUpError: this is no such system, or not its root, or the package could not be had; the message holds the
+            one command to run.
+    """
+    missing = "python3 ({}) has neither its venv module nor pip, and there is no uv".format(HERE)
+    advice = "{}: run `{}` as root (Debian, Ubuntu) or install uv from {}, then run the command again.".format(
+        missing, " ".join(DEBIAN_VENV), UV_PAGE
+    )
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise SetUpError(advice)
+    print("  {}; running `{}`.".format(missing, " ".join(DEBIAN_VENV)), flush=True)
+    with steps.step("Debian's package python3-venv"):
+        # A container often has no package lists yet. If they cannot be renewed, the old ones may do.
+        with contextlib.suppress(SetUpError):
+            steps.command(["apt-get", "update", "-qq"])
+        try:
+            steps.command(["env", "DEBIAN_FRONTEND=noninteractive", *DEBIAN_VENV])
+        except SetUpError as error:
+            raise SetUpError("{}\n{}".format(error, advice)) from None
 
 
 def make_venv(steps: Steps, venv: Path, build: Path) -> None:
     """Make ``venv`` with a supported Python: this one, another on PATH, or one that uv fetches."""
-    python = choose_python([sys.executable, "python3.12", "python3.11"], probe_python)
+    candidates, private = [sys.executable, "python3.12", "python3.11"], build / "uv"
+    python = choose_python(candidates, probe_python)
+    if python is None and not uv_within_reach(private):
+        install_venv_module(steps)
+        python = choose_python(candidates, probe_python)
     if venv.exists():
         shutil.rmtree(str(venv))
     if python is None:
-        make_venv_through_uv(steps, venv, build / "uv")
+        make_venv_through_uv(steps, venv, private)
         return
     with steps.step("Python environment with {}".format(python)):
         steps.command([python, "-m", "venv", str(venv)])
@@ -367,13 +415,6 @@ def set_up(root: Path, dev: bool, index: str = TORCH_INDEX) -> None:
     pins.update({path.name: digest([path]) for path in requirements})
     write_stamp(venv, {"venv": str(venv), "python": python_of(venv), "pins": pins, "kernel": kernel})
     print(steps.summary(), flush=True)
-
-
-def has_pip(python: str) -> bool:
-    """True if the environment's pip starts; an interrupted creation leaves one without."""
-    return (
-        subprocess.call([python, "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
-    )
 
 
 def need_disk(folder: Path) -> None:
