@@ -115,28 +115,112 @@ def test_an_unsuitable_python_gets_3_12_from_the_uv_on_path(
     assert (tmp_path / ".venv" / "bin" / "python").exists()
 
 
+def uv_writer(tmp_path: Path) -> str:
+    """Shell that makes the private uv, as an installation would."""
+    uv = tmp_path / "build" / "uv" / "bin" / "uv"
+    fake = FAKE_UV.format(log=tmp_path / "uv.log").replace("$", r"\$")
+    return f'mkdir -p "{uv.parent}"\ncat > "{uv}" <<END\n#!/bin/sh\n{fake}END\nchmod +x "{uv}"\n'
+
+
+def the_only_python(
+    python: Path, monkeypatch: pytest.MonkeyPatch, version: tuple[int, int] | None, **programs: str
+) -> None:
+    """Let ``python`` be this machine's Python, with venv if it has a version, and ``programs`` all that PATH holds."""
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(set_up, "probe_python", lambda name: version if name == str(python) else None)
+    monkeypatch.setattr(set_up.shutil, "which", programs.get)
+
+
 def test_without_uv_pip_puts_it_into_a_private_folder(
     tmp_path: Path, steps: set_up.Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uv = tmp_path / "build" / "uv" / "bin" / "uv"
-    fake = FAKE_UV.format(log=tmp_path / "uv.log").replace("$", r"\$")
-    body = f'echo "$@" > "{tmp_path}/pip.log"; mkdir -p "{uv.parent}"\n'
-    body += f'cat > "{uv}" <<END\n#!/bin/sh\n{fake}END\nchmod +x "{uv}"\n'
-    monkeypatch.setattr(sys, "executable", str(script(tmp_path / "old-python", body)))
-    monkeypatch.setattr(set_up, "probe_python", lambda python: None)
-    monkeypatch.setattr(set_up.shutil, "which", lambda name: None)
+    body = f'case "$*" in *install*) echo "$@" > "{tmp_path}/pip.log"\n{uv_writer(tmp_path)};; esac\n'
+    the_only_python(script(tmp_path / "old-python", body), monkeypatch, None)
     set_up.make_venv(steps, tmp_path / ".venv", tmp_path / "build")
-    assert f"--target {uv.parent.parent} uv" in (tmp_path / "pip.log").read_text()
+    assert f"--target {tmp_path / 'build' / 'uv'} uv" in (tmp_path / "pip.log").read_text()
     assert "--python 3.12" in (tmp_path / "uv.log").read_text()
 
 
-def test_without_uv_and_without_pip_it_says_what_to_install(
+def test_without_uv_and_pip_venv_brings_a_pip_that_puts_uv_beside_it(
     tmp_path: Path, steps: set_up.Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "executable", str(script(tmp_path / "old-python", "echo 'No module named pip'; exit 1")))
-    monkeypatch.setattr(set_up, "probe_python", lambda python: None)
-    monkeypatch.setattr(set_up.shutil, "which", lambda name: None)
-    with pytest.raises(set_up.SetUpError, match=r"(?s)needs Python 3\.11 or 3\.12 .*No module named pip.*apt install"):
+    private = tmp_path / "build" / "uv"
+    made = private / "bin" / "python"
+    # What `venv` makes here is a Python whose pip notes its words and leaves a uv.
+    pip = script(tmp_path / "made", f'echo "$@" > "{tmp_path}/pip.log"\n{uv_writer(tmp_path)}')
+    body = f'[ "$2" = venv ] || exit 1\nmkdir -p "{made.parent}" && cp "{pip}" "{made}"\n'
+    the_only_python(script(tmp_path / "new-python", body), monkeypatch, (3, 13))
+    set_up.make_venv(steps, tmp_path / ".venv", tmp_path / "build")
+    assert (tmp_path / "pip.log").read_text().startswith("-m pip install")
+    assert "--target" not in (tmp_path / "pip.log").read_text()
+    assert "--python 3.12" in (tmp_path / "uv.log").read_text()
+
+
+def test_uv_that_fails_says_what_happened_and_what_else_would_do(
+    tmp_path: Path, steps: set_up.Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uv = script(tmp_path / "uv", "echo 'error: dns error'; exit 1")
+    the_only_python(script(tmp_path / "old-python", "exit 1"), monkeypatch, None, uv=str(uv))
+    with pytest.raises(set_up.SetUpError, match=r"(?s)needs Python 3\.11 or 3\.12 .*dns error.*Or install Python"):
+        set_up.make_venv(steps, tmp_path / ".venv", tmp_path / "build")
+
+
+@pytest.mark.parametrize(("user", "programs"), [(0, {}), (1000, {"apt-get": "/usr/bin/apt-get"})])
+def test_neither_venv_nor_pip_nor_uv_is_one_sentence_with_the_command(
+    tmp_path: Path, steps: set_up.Steps, monkeypatch: pytest.MonkeyPatch, user: int, programs: dict[str, str]
+) -> None:
+    the_only_python(script(tmp_path / "bare-python", "exit 1"), monkeypatch, None, **programs)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    with pytest.raises(set_up.SetUpError) as caught:
+        set_up.make_venv(steps, tmp_path / ".venv", tmp_path / "build")
+    assert re.fullmatch(
+        r"python3 \(3\.\d+\) has neither its venv module nor pip, and there is no uv: run"
+        r" `apt-get install -y python3-venv` as root \(Debian, Ubuntu\) or install uv from"
+        r" https://docs\.astral\.sh/uv/, then run the command again\.",
+        str(caught.value),
+    )
+
+
+class Debian:
+    """Debian as root, whose Python has neither venv nor pip until ``apt-get`` (a stand-in) has brought venv."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], apt: str) -> None:
+        self.installed, self.log = folder / "python3-venv", folder / "apt.log"
+        apt_get = script(folder / "bin" / "apt-get", f'echo "$@" >> "{self.log}"\n{apt}')
+        made = script(folder / "made", f'echo "$@" > "{folder}/pip.log"\n{uv_writer(folder)}')
+        make = f'[ "$2" = venv ] && [ -e "{self.installed}" ] || exit 1\nfor last; do :; done\nmkdir -p "$last/bin"\n'
+        python = script(folder / "python3", make + f'cp "{made}" "$last/bin/python"\n')
+        monkeypatch.setenv("PATH", f"{apt_get.parent}:{os.environ['PATH']}")
+        the_only_python(python, monkeypatch, version, **{"apt-get": str(apt_get)})
+        found = set_up.probe_python
+        monkeypatch.setattr(set_up, "probe_python", lambda name: found(name) if self.installed.exists() else None)
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+@pytest.mark.parametrize("version", [(3, 12), (3, 13)])
+def test_debians_root_gets_the_venv_module_and_hears_of_it_first(
+    tmp_path: Path,
+    steps: set_up.Steps,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    version: tuple[int, int],
+) -> None:
+    # No network for the lists, as behind a mirror that is only in the image: the installation is tried all the same.
+    apt = f'[ "$1" = update ] && exit 100\n[ "$DEBIAN_FRONTEND" = noninteractive ] && touch "{tmp_path}/python3-venv"'
+    debian = Debian(tmp_path, monkeypatch, version, apt)
+    set_up.make_venv(steps, tmp_path / ".venv", tmp_path / "build")
+    assert debian.log.read_text() == "update -qq\ninstall -y python3-venv\n"
+    said = capsys.readouterr().out
+    assert 0 < said.index("running `apt-get install -y python3-venv`") < said.index("Debian's package")
+    assert (tmp_path / ".venv" / "bin" / "python").exists()
+    assert (tmp_path / "uv.log").exists() == (version == (3, 13))
+
+
+def test_a_failing_apt_get_is_shown_with_the_command(
+    tmp_path: Path, steps: set_up.Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Debian(tmp_path, monkeypatch, (3, 12), "echo 'E: Unable to locate package: error'; exit 100")
+    with pytest.raises(set_up.SetUpError, match=r"(?s)Unable to locate.*run `apt-get install -y python3-venv` as root"):
         set_up.make_venv(steps, tmp_path / ".venv", tmp_path / "build")
 
 
@@ -214,10 +298,10 @@ def test_torch_comes_alone_from_its_own_index_or_as_pip_is_configured(
         assert re.search(r"--no-deps torch==2\.13\.0( --index-url \S+)?$", call), call
 
 
-def test_nothing_but_torchs_own_index_is_named() -> None:
+def test_no_index_but_torchs_own_is_named() -> None:
     text = (ROOT / "tools" / "set_up.py").read_text() + (ROOT / "requirements.txt").read_text()
     hosts = set(re.findall(r"https?://([^/\s\"')]+)", text))
-    assert hosts == {"download.pytorch.org"}
+    assert hosts == {"download.pytorch.org", "docs.astral.sh"}  # the second is uv's page, for a person
 
 
 # --- The stamp
@@ -424,6 +508,14 @@ def test_the_lab_is_local_unless_asked_and_never_loses_its_token() -> None:
 @pytest.mark.parametrize(("target", "first"), [("workshop", ""), ("lab", ""), ("test", " --dev"), ("lint", " --dev")])
 def test_every_command_works_alone_by_making_the_environment_first(target: str, first: str) -> None:
     assert make(target, "PYTHON=py").splitlines()[0] == "py tools/set_up.py" + first
+
+
+def test_make_lets_no_program_write_bytecode_beside_the_sources() -> None:
+    probe = "include Makefile\nprobe:\n\t@echo $$PYTHONDONTWRITEBYTECODE\n"
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    words = ["make", "--file", "-", "probe"]
+    done = subprocess.run(words, input=probe, cwd=ROOT, env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
 
 
 def test_a_file_that_is_too_large_for_git_is_named(tmp_path: Path) -> None:
