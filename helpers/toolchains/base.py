@@ -7,6 +7,7 @@ once notebook 07 is there). The notebooks call these names and never ask which t
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -182,15 +183,9 @@ def compiled_bytes(engine: Engine) -> int:
 
 def side_by_side(*written: Generation) -> Table:
     """What several engines wrote for the same prompt, and where the texts part."""
-    first = written[0].text
-    rows = []
-    for made in written:
-        same = next((i for i, (a, b) in enumerate(zip(first, made.text, strict=False)) if a != b), None)
-        whole = same is None and len(first) == len(made.text)
-        parts = (
-            "the same text"
-            if whole
-            else f"parts after {same if same is not None else min(len(first), len(made.text))} characters"
-        )
-        rows.append([made.engine, made.text.strip(), "–" if made is written[0] else parts])
+    first, rows = written[0].text, [[written[0].engine, written[0].text.strip(), "–"]]
+    for made in written[1:]:
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, made.text, strict=False)))
+        same = made.text == first
+        rows.append([made.engine, made.text.strip(), "the same text" if same else f"parts after {shared} characters"])
     return Table(["engine", "text", f"against {written[0].engine}"], rows, caption=f"Prompt: {written[0].prompt}")
