@@ -144,14 +144,33 @@ class Kernel:
         self.manager.shutdown_kernel(now=True)
 
 
+@contextlib.contextmanager
+def kernel_of_its_own(place: Path) -> Iterator[Kernel]:
+    """A kernel of this Python, in the folder of the notebooks, that keeps Jupyter's own files in ``place``."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, folder in private_folders(place).items():
+            Path(folder).mkdir(parents=True)
+            patch.setenv(variable, folder)
+        running = Kernel()
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def module_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """A kernel for all tests of a file, since starting one takes a second."""
+    with kernel_of_its_own(tmp_path_factory.mktemp("kernel")) as running:
+        yield running
+
+
 @pytest.fixture
-def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
-    """A kernel of this Python, in the folder of the notebooks, with the test's own workspace and Jupyter files."""
-    for variable, folder in private_folders(tmp_path / "jupyter").items():
-        monkeypatch.setenv(variable, folder)
-    running = Kernel()
-    yield running
-    running.close()
+def kernel(module_kernel: Kernel, own_home: Path) -> Kernel:
+    """A kernel in the test's own workspace; names that earlier tests gave it are forgotten."""
+    module_kernel.run(f"%reset -f\nimport os, sys\nos.environ['WORKSHOP_HOME'] = {str(own_home)!r}")
+    module_kernel.run("sys.modules.pop('workshop', None)")
+    return module_kernel
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,90 @@
+"""``python -m helpers``: what a terminal gets."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+import helpers.__main__ as cli
+
+
+def call(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "helpers", *words], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_check_looks_at_machine_and_toolchain():
+    done = call("check")
+    assert done.returncode == 0, done.stderr
+    machine, checks, toolchain = done.stdout.strip().split("\n\n")
+    assert machine.startswith("This machine at a glance\n")
+    assert re.search(r"^CPU +\S", machine, re.MULTILINE)
+    assert re.search(r"^memory +[\d.]+ GB", machine, re.MULTILINE)
+    assert checks.startswith("Is this machine good?\n")
+    assert re.search(r"^disk +.* (ok|warning|stop)", checks, re.MULTILINE)
+    assert re.search(r"^openvino +(\S+) +\1 +ok$", toolchain, re.MULTILINE)
+    assert re.search(r"^compile and run a graph .*ok$", toolchain, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["build", "--precision", "fp9"], "fp9"),
+        (["build", "no-such-model"], "There is no model called 'no-such-model'"),
+        (["generate", "/nowhere/at/all", "--prompt", "Born in"], "There is no model called '/nowhere/at/all'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_1(words, told):
+    done = call(*words)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert told in line
+
+
+def test_help_names_every_command(capsys):
+    done = call("--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for command in ("check", "build", "generate", "watch"):
+        assert re.search(rf"^    {command} +\w+", done.stdout, re.MULTILINE)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["build", "--help"])
+    assert ended.value.code == 0
+    assert "--precision" in capsys.readouterr().out
+
+
+def test_no_command_and_an_unknown_one_are_refused_with_the_usage(capsys):
+    for words in ([], ["bild"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 2
+        assert "usage: python -m helpers" in capsys.readouterr().err
+
+
+def seconds_to_import(module: str) -> float:
+    """Cumulative time of one import, in a fresh process, as Python itself measures it; the best of three."""
+    times = []
+    for _ in range(3):
+        command = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
+        told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
+        (microseconds,) = re.findall(rf"\| +(\d+) \| {re.escape(module)}$", told, re.MULTILINE)
+        times.append(int(microseconds) / 1e6)
+    return min(times)
+
+
+def test_importing_the_helpers_is_instant():
+    assert seconds_to_import("helpers") < 0.2
+
+
+def test_heavy_libraries_wait_until_they_are_needed():
+    """What every notebook's first cells import; each heavy library would add seconds."""
+    code = (
+        "import sys; from helpers import checkpoint, hardware, models, plots, precision, stage, teaching, toolchains\n"
+        "print({name.split('.')[0] for name in sys.modules} & "
+        "{'torch', 'transformers', 'openvino', 'matplotlib', 'pandas', 'nncf', 'modelopt'})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
