@@ -31,10 +31,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import list_repo_files, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
+        code = [f for f in list_repo_files(arguments.repository, revision=arguments.revision) if f.endswith(".py")]
+        if code:
+            sys.exit(f"error: {arguments.repository} is refused: it carries Python files ({', '.join(code[:3])}).")
         # The small files first: a model that will be refused shall not cost anyone gigabytes.
         for patterns in (["*.json"], arguments.pattern):
             snapshot_download(
