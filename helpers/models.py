@@ -148,7 +148,8 @@ def download(repository: str, row: Mapping[str, Any] | None) -> Path:
         target=target,
         options={"repository": repository, "revision": revision},
         environment={
-            "HF_HOME": os.environ.get("HF_HOME", str(workspace.home() / "huggingface")),
+            # The cache only: HF_HOME itself holds the token of `huggingface-cli login`, which must stay found.
+            "HF_HUB_CACHE": os.environ.get("HF_HUB_CACHE", str(workspace.home() / "huggingface" / "hub")),
             "HF_HUB_ENABLE_HF_TRANSFER": "1",  # several parts of a file at once
             "HF_HUB_DISABLE_XET": "1",  # the hub's other way of transfer would be chosen over hf_transfer
             "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -216,11 +216,11 @@ def test_the_hubs_cache_lies_in_the_workspace(no_hub, tmp_path):
     with pytest.raises(WorkshopError):
         models.find("nobody/nothing")
     environment = {**os.environ, **spec_of_the_run(tmp_path / "workshop")["environment"]}
-    code = "import huggingface_hub.constants as c; print(c.HF_HOME, c.HF_HUB_CACHE)"
+    code = "import huggingface_hub.constants as c; print(c.HF_TOKEN_PATH, c.HF_HUB_CACHE)"
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    home, cache = said.stdout.split()
-    assert home == str(tmp_path / "workshop" / "huggingface")
-    assert Path(cache).is_relative_to(home)
+    token, cache = map(Path, said.stdout.split())
+    assert cache == tmp_path / "workshop" / "huggingface" / "hub"
+    assert not token.is_relative_to(tmp_path)  # a login from before is still found
 
 
 # --- A hub that says no ---------------------------------------------------------------------------

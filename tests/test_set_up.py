@@ -490,10 +490,14 @@ def test_too_little_disk_is_said_before_anything_is_made(tmp_path: Path, monkeyp
         set_up.need_disk(tmp_path)
 
 
+# `make test` hands its own settings down to every make below it; here each make shall stand alone.
+OUTSIDE_MAKE = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
 def make(*words: str) -> str:
     """What ``make`` would run."""
-    done = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout
+    command = ["make", "--no-print-directory", "--dry-run", *words]
+    return subprocess.run(command, cwd=ROOT, env=OUTSIDE_MAKE, capture_output=True, text=True, check=True).stdout
 
 
 def test_the_lab_is_local_unless_asked_and_never_loses_its_token() -> None:
@@ -512,8 +516,8 @@ def test_every_command_works_alone_by_making_the_environment_first(target: str, 
 
 def test_make_lets_no_program_write_bytecode_beside_the_sources() -> None:
     probe = "include Makefile\nprobe:\n\t@echo $$PYTHONDONTWRITEBYTECODE\n"
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    words = ["make", "--file", "-", "probe"]
+    variables = {name: value for name, value in OUTSIDE_MAKE.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    words = ["make", "--no-print-directory", "--file", "-", "probe"]
     done = subprocess.run(words, input=probe, cwd=ROOT, env=variables, capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
 
