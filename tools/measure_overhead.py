@@ -54,7 +54,9 @@ def supervised(task: stage.Stage) -> float:
     """Seconds that the stage takes through ``helpers``, from the call to the card."""
     shutil.rmtree(task.target, ignore_errors=True)
     started = time.perf_counter()
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with Path(os.devnull).open("w") as nowhere, contextlib.ExitStack() as quiet:
+        quiet.enter_context(contextlib.redirect_stdout(nowhere))
+        quiet.enter_context(contextlib.redirect_stderr(nowhere))
         stage.run(task)
     return time.perf_counter() - started
 
