@@ -74,6 +74,7 @@ def build(model: Model, precision: str = "fp16") -> Engine:
     graph = export(model)
     worker = _WORKERS / "openvino_build.py"
     inputs = {
+        "model": model.digest,
         "graph": workspace.digest(graph.path / "openvino_model.bin"),
         "worker": workspace.digest(worker, _WORKERS / "openvino_pipeline.py"),
     }
