@@ -105,13 +105,13 @@ def ensure(stage: Stage) -> Artifact:
     return existing(stage) or run(stage)
 
 
-def _new_run(stage: Stage) -> Path:
-    """A directory for the supervisor's spec, progress and log.
+def run_directory(name: str) -> Path:
+    """A new directory for the log of a run.
 
     Raises:
         WorkshopError: the workspace cannot be written.
     """
-    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{stage.target.name}-{uuid.uuid4().hex[:6]}"
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{uuid.uuid4().hex[:6]}"
     directory = workspace.home() / "runs" / stamp
     try:
         directory.mkdir(parents=True)
@@ -120,6 +120,12 @@ def _new_run(stage: Stage) -> Path:
             f"The workspace {workspace.home()} cannot be written: {error.strerror}. "
             "Set WORKSHOP_HOME to a folder that can, and run this again."
         ) from None
+    return directory
+
+
+def _new_run(stage: Stage) -> Path:
+    """A directory for the supervisor's spec, progress and log, with the spec in it."""
+    directory = run_directory(stage.target.name)
     spec = {
         "title": stage.title,
         "command": list(stage.command),

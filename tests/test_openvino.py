@@ -201,3 +201,18 @@ def test_side_by_side_says_where_texts_part(engines):
     other = openvino.generate(engines["fp16"], "Born in southern Italy, Dupont trained as a", max_tokens=6)
     assert "the same text" in str(base.side_by_side(one, one, one))
     assert "parts after" in str(base.side_by_side(one, other))
+
+
+def test_a_failing_engine_process_is_told_in_one_sentence_with_its_log(engines, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(engines["fp16"].path, broken)
+    (broken / "graph" / "openvino_model.xml").write_text("not a graph")
+    with pytest.raises(WorkshopError, match=r"ended with status \d+: .*The whole log: .*log\.txt"):
+        openvino.generate(base.Engine(broken, engines["fp16"].manifest), checkpoint.PROMPT)
+
+
+def test_generating_shows_its_command_and_log(engines):
+    made = openvino.generate(engines["fp16"], checkpoint.PROMPT, max_tokens=3)
+    page = made._repr_html_()
+    assert "openvino_generate.py" in page
+    assert "log.txt" in page

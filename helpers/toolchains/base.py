@@ -62,6 +62,9 @@ class Generation(Shown):
         load_seconds: from starting the engine's process to being ready.
         first_token_seconds: from sending the prompt to the first token (TTFT).
         seconds: from sending the prompt to the last token.
+        engine: its precision, as a person writes it.
+        ended: by what.
+        details: label to value: the command and the log's path.
     """
 
     prompt: str
@@ -72,6 +75,7 @@ class Generation(Shown):
     seconds: float
     engine: str = ""
     ended: str = ""
+    details: tuple[tuple[str, str], ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -96,6 +100,9 @@ class Generation(Shown):
         return (
             f"<blockquote style='margin:0.4em 0'><strong>{html.escape(self.prompt)}</strong>"
             f"{html.escape(self.text)}</blockquote><p><small>{html.escape(self.figures())}</small></p>"
+            "<details><summary><small>command and log</small></summary><small>"
+            + "".join(f"{html.escape(k)}: <code>{html.escape(v)}</code><br>" for k, v in self.details)
+            + "</small></details>"
         )
 
 

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -132,9 +131,11 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
     require_fit(sys.modules[__name__], engine)
     request = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": ignore_eos}
     command = [sys.executable, str(_WORKERS / "openvino_generate.py"), str(engine.path), json.dumps(request)]
+    log = stage.run_directory(f"generate-{engine.path.name}") / "log.txt"
+    details = (("command", workspace.shell_text(command)), ("log", str(log)))
     live, text, last = Live(), "", {}
-    live.show(Bar("Loading the engine", 0.0, details=(("command", workspace.shell_text(command)),)))
-    with tempfile.TemporaryFile() as told:
+    live.show(Bar("Loading the engine", 0.0, details=details))
+    with log.open("wb") as told:
         worker = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -153,13 +154,14 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
         finally:
             if worker.poll() is None:
                 processes.end_all(worker)
-        if worker.returncode != 0 or "tokens" not in last:
-            told.seek(0)
-            lines = stage.telling_lines(processes.redactor(os.environ)(told.read().decode(errors="replace")))
-            raise WorkshopError(
-                f"The engine's process ended with status {worker.returncode}: {' / '.join(lines)}. "
-                "Run the cell again; if it fails again, build the engine again."
-            )
+    told_text = processes.redactor(os.environ)(log.read_text(errors="replace"))
+    workspace.write_whole(log, told_text)
+    if worker.returncode != 0 or "tokens" not in last:
+        raise WorkshopError(
+            f"The engine's process ended with status {worker.returncode}: "
+            f"{' / '.join(stage.telling_lines(told_text))}. The whole log: {log}. "
+            "Run the cell again; if it fails again, build the engine again."
+        )
     made = Generation(
         prompt=prompt,
         text=text,
@@ -169,6 +171,7 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
         seconds=last["seconds"],
         engine=engine.title,
         ended="its end-of-sequence token" if last["finished"] else f"the limit of {max_tokens} tokens",
+        details=details,
     )
     live.finish(made)
     return made
