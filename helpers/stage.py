@@ -76,10 +76,8 @@ class Stage:
 
 def existing(stage: Stage) -> Artifact | None:
     """The artifact this stage would make, if it is there, intact and up to date."""
-    artifact = workspace.find(stage.target)
-    if artifact and artifact.manifest.recipe() == stage.manifest().recipe():
-        return replace(artifact, reused=True)
-    return None
+    artifact = workspace.find_current(stage.target, stage.manifest())
+    return replace(artifact, reused=True) if artifact else None
 
 
 def run(stage: Stage) -> Artifact:

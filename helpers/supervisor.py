@@ -182,8 +182,7 @@ def supervise(run: Run) -> None:
     last: dict[str, Any]
     try:
         acquire(run, lock)
-        existing = workspace.find(target)
-        reused = existing is not None and existing.manifest.recipe() == manifest.recipe()
+        reused = workspace.find_current(target, manifest) is not None
         if not reused:
             place = workspace.making_place(target)
             make(run, place)

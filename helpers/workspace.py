@@ -185,6 +185,12 @@ def find(path: Path) -> Artifact | None:
     return Artifact(path, manifest) if manifest and _intact(path, manifest.files) else None
 
 
+def find_current(path: Path, wanted: Manifest) -> Artifact | None:
+    """The artifact at ``path`` if it is whole and is what ``wanted`` describes: same inputs, options and makers."""
+    artifact = find(path)
+    return artifact if artifact and artifact.manifest.recipe() == wanted.recipe() else None
+
+
 def read_manifest(path: Path) -> Manifest | None:
     """The manifest of the artifact at ``path``, or None if it has none that this release of the helpers can read."""
     try:

@@ -17,8 +17,8 @@ from helpers.models import Model
 from helpers.workspace import Artifact
 
 # What a person may ask a toolchain for, in the order of notebook 04's tables.
-PRECISIONS = ("fp16", "fp8", "int8")
 TITLES = {"fp16": "FP16", "fp8": "FP8 (E4M3)", "int8": "INT8"}
+PRECISIONS = tuple(TITLES)
 
 
 @dataclass(frozen=True, repr=False)
