@@ -55,10 +55,8 @@ def end_all(process: subprocess.Popen[bytes], patience: float = 2.0) -> None:
         time.sleep(0.05)
     _signal_group(process.pid, signal.SIGKILL)
     for member in family:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
-        except psutil.NoSuchProcess:
-            continue
     process.wait()
 
 

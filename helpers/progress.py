@@ -85,8 +85,7 @@ class Live:
         if self._notebook:
             self._display(bar)
         elif self._terminal:
-            sys.stderr.write("\r\x1b[2K" + bar.line()[:100])
-            sys.stderr.flush()
+            self._rewrite(bar.line()[:100])
         elif self._handle is None:
             self._handle = bar
             print(bar, file=sys.stderr)
@@ -96,8 +95,7 @@ class Live:
         if self._notebook:
             self._display(_Growing(prompt, text))
         elif self._terminal:
-            sys.stderr.write("\r\x1b[2K" + (prompt + text)[-100:].replace("\n", " "))
-            sys.stderr.flush()
+            self._rewrite((prompt + text)[-100:].replace("\n", " "))
 
     def finish(self, result: object) -> None:
         """Replace the bar by the result (in a terminal: print it below)."""
@@ -105,8 +103,14 @@ class Live:
             self._display(result)
         else:
             if self._terminal:
-                sys.stderr.write("\r\x1b[2K")
+                self._rewrite("")
             print(result)
+
+    @staticmethod
+    def _rewrite(line: str) -> None:
+        """Put a line in place of the terminal's last one."""
+        sys.stderr.write("\r\x1b[2K" + line)
+        sys.stderr.flush()
 
     def _display(self, shown: object) -> None:
         from IPython.display import DisplayHandle, display

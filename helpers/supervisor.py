@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,7 @@ def supervise(run: Run) -> None:
             place = workspace.making_place(target)
             make(run, place)
             run.tell("publishing", fraction=1.0, text="checking and publishing")
-            finished = workspace.Manifest(**{**run.spec["manifest"], "seconds": time.time() - run.started})
-            workspace.publish(place, target, finished)
+            workspace.publish(place, target, replace(manifest, seconds=time.time() - run.started))
         state, last = "done", {"reused": reused}
     except Stopped as reason:
         state, last = "stopped", {"text": str(reason)}

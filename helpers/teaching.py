@@ -5,6 +5,7 @@ Minutes and needs are read from the notebooks' own metadata, so that no table ca
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +96,5 @@ def artifacts() -> list[Artifact]:
 
 
 def _made_text() -> str:
-    counts: dict[str, int] = {}
-    for artifact in artifacts():
-        counts[artifact.manifest.kind] = counts.get(artifact.manifest.kind, 0) + 1
+    counts = Counter(artifact.manifest.kind for artifact in artifacts())
     return ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in counts.items()) or "nothing made yet"

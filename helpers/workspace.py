@@ -18,7 +18,7 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -223,13 +223,8 @@ def publish(made: Path, target: Path, manifest: Manifest) -> Artifact:
 
     What was at ``target`` before (out of date or damaged) is removed. Call with :func:`lock` held.
     """
-    full = Manifest(
-        **{
-            **asdict(manifest),
-            "created": manifest.created or time.strftime("%Y-%m-%dT%H:%M:%S"),
-            "files": inventory(made),
-        }
-    )
+    created = manifest.created or time.strftime("%Y-%m-%dT%H:%M:%S")
+    full = replace(manifest, created=created, files=inventory(made))
     (made / MANIFEST).write_text(json.dumps(asdict(full), indent=1) + "\n")
     if target.exists():
         old = _beside(target, "old", os.getpid())
