@@ -73,6 +73,20 @@ class Model(Shown):
         files = (file for pattern in _WANTED for file in self.path.glob(pattern) if file.name != workspace.MANIFEST)
         return workspace.digest(*sorted(files))
 
+    def tensor(self, name: str) -> Any:
+        """One of its weights as a torch tensor, whichever file it lies in.
+
+        Raises:
+            WorkshopError: it has none of that name.
+        """
+        from safetensors import safe_open
+
+        for file in sorted(self.path.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as tensors:
+                if name in tensors.keys():  # noqa: SIM118 - a safetensors handle is not a dict
+                    return tensors.get_tensor(name)
+        raise WorkshopError(f"{self.name} has no tensor {name!r}. Look at its files' own names first.")
+
     @property
     def heads(self) -> tuple[int, int]:
         """Number of attention heads, and of those for keys and values (older settings name only the first)."""
@@ -100,6 +114,14 @@ class Model(Shown):
         )
 
 
+def known() -> Mapping[str, Mapping[str, Any]]:
+    """The models of ``data/models.toml`` by name, each with repository, revision and size of its weights.
+
+    ``config`` is what the model's ``config.json`` says of its shape, so that planning needs no download.
+    """
+    return tomllib.loads((DATA / "models.toml").read_text())
+
+
 def find(name: str = BUNDLED) -> Model:
     """The model called ``name``: ``"bundled"``, a name in ``data/models.toml``, a local folder, or a hub id.
 
@@ -112,13 +134,13 @@ def find(name: str = BUNDLED) -> Model:
         folder = Path(name).expanduser().resolve()
         mark = hashlib.sha256(str(folder).encode()).hexdigest()[:6]
         return check(Model(folder.name, folder, str(folder), f"{folder.name}-{mark}"))
-    known = tomllib.loads((DATA / "models.toml").read_text())
-    row = known.get(name) or next((r for r in known.values() if r["repository"] == name), None)
+    rows = known()
+    row = rows.get(name) or next((r for r in rows.values() if r["repository"] == name), None)
     repository = row["repository"] if row else name
     if not _HUB_ID.fullmatch(repository):
         raise WorkshopError(
             f"There is no model called {name!r}: it is neither a folder nor a hub id (owner/name). "
-            f"Choose 'bundled', {', '.join(map(repr, known))}, a folder of safetensors weights, or a hub id."
+            f"Choose 'bundled', {', '.join(map(repr, rows))}, a folder of safetensors weights, or a hub id."
         )
     return check(Model(repository, download(repository, row), repository, repository.replace("/", "--")))
 
@@ -131,20 +153,20 @@ def download(repository: str, row: Mapping[str, Any] | None) -> Path:
         row: its entry in ``data/models.toml`` (revision, digest of the weights), or None for the newest revision.
 
     Raises:
-        WorkshopError: no network, no such model, or a gated one without a token.
+        WorkshopError: no network, no such model, or a gated one without a token; where the table says that it is
+            gated, before anything is tried.
     """
     revision = row["revision"] if row else "main"
     target = workspace.home() / "models" / repository.replace("/", "--") / revision[:12]
-    worker = Path(__file__).with_name("workers") / "download_model.py"
-    command = [sys.executable, str(worker), "--repository", repository, "--revision", revision, "--output", "{out}"]
-    for pattern in _WANTED:
-        command += ["--pattern", pattern]
-    if row:
-        command += ["--sha256", row["sha256"]]
+    if row and row["gated"] and not (target / workspace.MANIFEST).is_file() and not _token():
+        raise WorkshopError(
+            f"{repository} is gated and nothing was downloaded: accept its licence on its page at huggingface.co, put "
+            "your token into the environment variable HF_TOKEN, and run this again."
+        )
     task = stage.Stage(
         title=f"Download of {repository}",
         kind="model",
-        command=command,
+        command=download_command(sys.executable, repository, row, "{out}"),
         target=target,
         options={"repository": repository, "revision": revision},
         environment={
@@ -158,6 +180,31 @@ def download(repository: str, row: Mapping[str, Any] | None) -> Path:
         space=2 * row["weights_bytes"] if row else 0,
     )
     return stage.ensure(task).path
+
+
+def download_command(python: str, repository: str, row: Mapping[str, Any] | None, output: str) -> list[str]:
+    """The command that fetches a model: see :func:`download`.
+
+    Args:
+        python: an interpreter that has ``huggingface_hub``.
+        repository, row: as for :func:`download`.
+        output: the folder to fill.
+    """
+    worker = Path(__file__).with_name("workers") / "download_model.py"
+    revision = row["revision"] if row else "main"
+    command = [python, str(worker), "--repository", repository, "--revision", revision, "--output", output]
+    for pattern in _WANTED:
+        command += ["--pattern", pattern]
+    if row and "sha256" in row:
+        command += ["--sha256", row["sha256"]]
+    return command
+
+
+def _token() -> str | None:
+    """The hub's token: from the environment, or kept by an earlier login."""
+    from huggingface_hub import get_token
+
+    return get_token()
 
 
 def check(model: Model) -> Model:

@@ -3,12 +3,14 @@
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -221,6 +223,90 @@ def test_the_hubs_cache_lies_in_the_workspace(no_hub, tmp_path):
     token, cache = map(Path, said.stdout.split())
     assert cache == tmp_path / "workshop" / "huggingface" / "hub"
     assert not token.is_relative_to(tmp_path)  # a login from before is still found
+
+
+# --- Models known by name --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(models.known()))
+def test_a_known_model_can_be_planned_for_without_a_network(name):
+    row = models.known()[name]
+    assert re.fullmatch(r"[0-9a-f]{40}", row["revision"]), "no revision without its full name"
+    assert row["source"] == f"https://huggingface.co/{row['repository']}"
+    config = row["config"]
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    # The shape and the size of the files were read in different places, and must agree: 2 bytes a weight, and headers.
+    head = config["hidden_size"] // config["num_attention_heads"]
+    attention = config["hidden_size"] * 2 * head * (config["num_attention_heads"] + config["num_key_value_heads"])
+    layer = attention + 3 * config["hidden_size"] * config["intermediate_size"] + 2 * config["hidden_size"]
+    weights = config["num_hidden_layers"] * layer + config["hidden_size"] * (2 * config["vocab_size"] + 1)
+    assert 0 < row["weights_bytes"] - 2 * weights < 100_000
+
+
+def test_the_settings_of_a_known_model_are_those_that_transformers_reads():
+    from transformers import LlamaConfig
+
+    for name, row in models.known().items():
+        ours = json.loads(json.dumps(row["config"]))
+        read = LlamaConfig(**ours).to_dict()
+        for key, value in ours.items():
+            if key not in ("torch_dtype", "rope_scaling", "rope_theta"):  # which it keeps under newer names
+                assert read[key] == value, (name, key)
+
+
+def test_the_plan_shows_the_command_that_a_download_runs(no_hub, tmp_path):
+    with pytest.raises(WorkshopError):
+        models.find("TinyLlama")
+    row = models.known()["TinyLlama"]
+    shown = models.download_command(sys.executable, row["repository"], row, "{out}")
+    assert spec_of_the_run(tmp_path / "workshop")["command"] == shown
+
+
+GATED_MODEL = "Llama-3.1-8B-Instruct"
+
+
+@pytest.fixture
+def no_login(no_hub, monkeypatch, tmp_path):
+    """Nobody is logged in to the hub on this machine."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+
+
+@pytest.mark.parametrize("name", [GATED_MODEL, f"meta-llama/{GATED_MODEL}"])
+def test_a_gated_model_asks_for_its_token_before_anything_is_tried(no_login, name, tmp_path):
+    assert refusal(name) == (
+        f"meta-llama/{GATED_MODEL} is gated and nothing was downloaded: accept its licence on its page at "
+        "huggingface.co, put your token into the environment variable HF_TOKEN, and run this again."
+    )
+    assert not (tmp_path / "workshop").exists()
+
+
+def test_a_gated_model_is_downloaded_with_a_token(no_login, hub, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with pytest.raises(WorkshopError):  # this hub has no models
+        models.find(GATED_MODEL)
+    assert f"Bearer {TOKEN}" in hub.tokens
+    command = spec_of_the_run(tmp_path / "workshop")["command"]
+    assert "0e9e39f249a16976918f6564b8830bc894c89659" in command
+    assert "--sha256" not in command, "its weights are in several files"
+
+
+def test_a_gated_model_is_downloaded_with_an_earlier_login(no_login, hub, tmp_path):
+    (tmp_path / "no token").write_text(TOKEN)
+    with pytest.raises(WorkshopError, match="Download of meta-llama"):
+        models.find(GATED_MODEL)
+
+
+def test_a_gated_model_that_is_here_needs_no_token(no_login, copied, tmp_path, monkeypatch):
+    row = models.known()[GATED_MODEL]
+    asked = []
+    monkeypatch.setattr(models.stage, "ensure", lambda task: asked.append(task) or SimpleNamespace(path=copied))
+    place = tmp_path / "workshop" / "models" / f"meta-llama--{GATED_MODEL}" / row["revision"][:12]
+    place.mkdir(parents=True)
+    (place / workspace.MANIFEST).write_text("{}")
+    assert models.find(GATED_MODEL).path == copied
+    assert [task.target for task in asked] == [place]
 
 
 # --- A hub that says no ---------------------------------------------------------------------------

@@ -1,11 +1,17 @@
-"""What GPUs can do: the makers' figures (``data/gpus.toml``) and the precisions of each generation."""
+"""What GPUs can do: the makers' figures and, for each generation, TensorRT-LLM's precisions (``data/gpus.toml``)."""
 
+import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from helpers.cards import Table, bytes_text
+from helpers.errors import WorkshopError
 from helpers.hardware.machine import SUPPORTED, Cpu, Gpu, capability_text, cpu
 
 GB = 1e9
@@ -14,16 +20,22 @@ GPU_TABLE = Path(__file__).parents[2] / "data" / "gpus.toml"
 
 @dataclass(frozen=True)
 class Datasheet:
-    """A GPU as its maker publishes it; a row of ``data/gpus.toml``.
+    """A GPU as its maker publishes it, or a slice of one; a row of ``data/gpus.toml``.
 
     Args:
+        key: what ``--gpu`` takes, such as ``rtx-4090``.
         match: the driver's name of the product, without its brand.
         memory_bytes: as sold.
         bandwidth: bytes a second.
         rates: precision (``fp16``, ``fp8``, ``int8``) to dense operations a second.
         source: the page or document that the figures come from.
+        peer_to_peer: how two of them reach each other's memory: ``nvlink``, ``nvlink bridge`` or ``none``; empty where
+            no source was found.
+        slice_of: for a MIG slice, the key of the whole GPU; bandwidth and rates are then predicted from its shares.
+        aliases: other keys that mean the same.
     """
 
+    key: str
     name: str
     match: str
     architecture: str
@@ -32,29 +44,90 @@ class Datasheet:
     bandwidth: float
     rates: Mapping[str, float]
     source: str
+    peer_to_peer: str = ""
+    slice_of: str = ""
+    aliases: tuple[str, ...] = ()
 
     @property
     def device(self) -> str:
         """Its name, as measured limits call it."""
         return self.name
 
+    @property
+    def label(self) -> str:
+        """What its figures are called on screen."""
+        return "predicted" if self.slice_of else "datasheet"
+
+
+@dataclass(frozen=True)
+class Support:
+    """Which precisions TensorRT-LLM has on one generation; a ``[capability]`` row of ``data/gpus.toml``.
+
+    Args:
+        engine_weights, engine_kv: in the engine workflow.
+        pytorch_weights, pytorch_kv: in its PyTorch backend.
+        unverified: such as ``engine_weights.int8_sq``: listed, but documented nowhere and reported by nobody.
+        refusals: missing precision (``fp8_kv``, ``int8_kv`` for the KV cache) to the reason, in the GPU's own terms.
+    """
+
+    capability: tuple[int, int]
+    architecture: str
+    engine_weights: tuple[str, ...]
+    engine_kv: tuple[str, ...]
+    pytorch_weights: tuple[str, ...]
+    pytorch_kv: tuple[str, ...]
+    unverified: tuple[str, ...]
+    refusals: Mapping[str, str]
+    source: str
+
+
+@cache
+def _tables() -> Mapping[str, Any]:
+    """``data/gpus.toml``."""
+    return tomllib.loads(GPU_TABLE.read_text())
+
 
 def datasheets() -> list[Datasheet]:
-    """Every GPU of ``data/gpus.toml``, in the file's order."""
-    rows = tomllib.loads(GPU_TABLE.read_text()).values()
-    return [
-        Datasheet(
-            name=row["name"],
-            match=row["match"],
-            architecture=row["architecture"],
-            compute_capability=_capability(row["compute_capability"]),
-            memory_bytes=int(row["memory_gb"] * GB),
-            bandwidth=row["bandwidth"] * GB,
-            rates={p: row[p] * 1e12 for p in ("fp16", "fp8", "int8") if p in row},
-            source=row["source"],
-        )
-        for row in rows
-    ]
+    """Every GPU of ``data/gpus.toml``, in the file's order; MIG slices follow their whole."""
+    found: dict[str, Datasheet] = {}
+    for key, row in _tables()["gpu"].items():
+        whole = found.get(row.get("slice_of", ""))
+        found[key] = _slice(key, row, whole) if whole else _product(key, row)
+    return list(found.values())
+
+
+def _product(key: str, row: Mapping[str, Any]) -> Datasheet:
+    """A whole GPU, from its row."""
+    return Datasheet(
+        key=key,
+        name=row["name"],
+        match=row["match"],
+        architecture=row["architecture"],
+        compute_capability=_capability(row["compute_capability"]),
+        memory_bytes=int(row["memory_gb"] * GB),
+        bandwidth=row["bandwidth"] * GB,
+        rates={p: row[p] * 1e12 for p in ("fp16", "fp8", "int8") if p in row},
+        source=row["source"],
+        peer_to_peer=row.get("peer_to_peer", ""),
+        aliases=tuple(row.get("aliases", ())),
+    )
+
+
+def _slice(key: str, row: Mapping[str, Any], whole: Datasheet) -> Datasheet:
+    """A MIG slice: its shares of the whole GPU's bandwidth and rates."""
+    share = float(Fraction(row["compute_share"]))
+    return Datasheet(
+        key=key,
+        name=f"{whole.name}, {row['profile']}",
+        match=f"{whole.match} {row['profile']}",
+        architecture=whole.architecture,
+        compute_capability=whole.compute_capability,
+        memory_bytes=int(row["memory_gb"] * GB),
+        bandwidth=whole.bandwidth * float(Fraction(row["memory_share"])),
+        rates={precision: rate * share for precision, rate in whole.rates.items()},
+        source=row["source"],
+        slice_of=whole.key,
+    )
 
 
 def _capability(text: str) -> tuple[int, int]:
@@ -68,22 +141,75 @@ BRANDS = ("NVIDIA ", "GeForce ", "Tesla ")
 
 
 def datasheet(name: str) -> Datasheet | None:
-    """The row for a GPU as its driver names it; None where the table has none.
+    """The maker's figures for a GPU as its driver names it; None where the table has none.
 
     The whole name must fit: an ``RTX 4090 D``, an ``H100 NVL`` or a MIG slice is another product than its namesake.
+    Nobody publishes figures for a slice, so that one has none; :func:`by_key` predicts them.
     """
     product = name
     for brand in BRANDS:
         product = product.removeprefix(brand)
-    return next((row for row in datasheets() if row.match == product), None)
+    return next((row for row in datasheets() if row.match == product and not row.slice_of), None)
+
+
+def by_key(key: str) -> Datasheet:
+    """The GPU called ``key`` in ``data/gpus.toml``; ``4090``, ``RTX4090`` and ``rtx-4090`` are the same.
+
+    Raises:
+        WorkshopError: there is none; names the nearest and lists them all.
+    """
+    names = {_plain(name): row for row in datasheets() for name in (row.key, *row.aliases)}
+    wanted = _plain(key)
+    if wanted in names:
+        return names[wanted]
+    ends = [row for name, row in names.items() if wanted.isdigit() and name.endswith(wanted)]
+    if len(ends) == 1:
+        return ends[0]
+    near = difflib.get_close_matches(wanted, names, n=1)
+    hint = f" Did you mean {names[near[0]].key!r}?" if near else ""
+    raise WorkshopError(
+        f"There is no GPU called {key!r} in data/gpus.toml.{hint} "
+        f"Choose one of: {', '.join(row.key for row in datasheets())}."
+    )
+
+
+def _plain(key: str) -> str:
+    """A key without what people leave out or put in."""
+    return re.sub(r"nvidia|geforce|tesla|[^a-z0-9]", "", key.lower())
+
+
+def support(capability: tuple[int, int]) -> Support | None:
+    """What TensorRT-LLM does on GPUs of this compute capability; None where its releases have no kernels.
+
+    Kernels run on later members of the same generation (those for 10.0 on 10.3), so the newest row that is not newer
+    than the GPU counts.
+    """
+    rows = {_capability(text): row for text, row in _tables()["capability"].items()}
+    fitting = [known for known in rows if known[0] == capability[0] and known <= capability]
+    if not fitting:
+        return None
+    found = max(fitting)
+    row = rows[found]
+    return Support(
+        capability=found,
+        architecture=row["architecture"],
+        engine_weights=tuple(row["engine_weights"]),
+        engine_kv=tuple(row["engine_kv"]),
+        pytorch_weights=tuple(row["pytorch_weights"]),
+        pytorch_kv=tuple(row["pytorch_kv"]),
+        unverified=tuple(row["unverified"]),
+        refusals=row["refusals"],
+        source=row["source"],
+    )
 
 
 def gpu_table() -> Table:
-    """The GPUs of ``data/gpus.toml`` side by side, for choosing one to rent."""
+    """The whole GPUs of ``data/gpus.toml`` side by side, for choosing one to rent."""
 
     def rate(row: Datasheet, precision: str) -> str:
         return f"{row.rates[precision] / 1e12:g}" if precision in row.rates else "–"
 
+    whole = [row for row in datasheets() if not row.slice_of]
     rows = [
         (
             row.name,
@@ -95,48 +221,51 @@ def gpu_table() -> Table:
             rate(row, "fp8"),
             "yes" if row.compute_capability >= SUPPORTED else "no",
         )
-        for row in datasheets()
+        for row in whole
     ]
     columns = ("GPU", "architecture", "compute capability", "memory", "GB/s", "FP16", "FP8", "TensorRT-LLM")
-    old = [row.name for row in datasheets() if row.compute_capability < SUPPORTED]
+    old = [row.name for row in whole if row.compute_capability < SUPPORTED]
+    slices = [row.match.rsplit(" ", 1)[-1] for row in datasheets() if row.slice_of]
     note = (
         "Rates: dense TFLOP/s, FP32 accumulation; – means none, or not published. "
-        f"No kernels in TensorRT-LLM's releases for {' and '.join(old)}."
+        f"No kernels in TensorRT-LLM's releases for {' and '.join(old)}. "
+        f"An H100 is also rented in MIG slices ({', '.join(slices)}), named by their share of its multiprocessors and "
+        "their memory; each is a GPU of its own."
     )
     return Table(columns, rows, "datasheet: GPUs, figures and sources in data/gpus.toml", note)
 
 
-GPU_PRECISIONS = (
-    # precision, bits a weight, oldest compute capability with the arithmetic, what is said of it
-    ("FP16, BF16", 16, (8, 0), "the starting point: a model's own precision"),
-    ("FP8 (E4M3)", 8, (8, 9), "weights and activations; needs Ada, Hopper or newer"),
-    ("INT8", 8, (8, 0), "weights and activations (SmoothQuant), or weights alone"),
-    ("INT4 weights", 4, (8, 0), "weights alone (AWQ); they are widened to FP16 and multiplied there"),
-    ("FP4 (NVFP4)", 4, (10, 0), "needs Blackwell"),
+_PRECISIONS = (
+    # as shown, as data/gpus.toml calls it, bits a weight, what is said of it where the GPU has it
+    ("FP16, BF16", "fp16", 16, "the starting point: a model's own precision"),
+    ("FP8 (E4M3)", "fp8", 8, "weights and activations; needs Ada, Hopper or newer"),
+    ("INT8", "int8_sq", 8, "weights and activations (SmoothQuant), or weights alone"),
+    ("INT4 weights", "int4_awq", 4, "weights alone (AWQ); they are widened to FP16 and multiplied there"),
+    ("FP4 (NVFP4)", "nvfp4", 4, "needs Blackwell"),
 )
-
-NO_INTEGER_ENGINES = range(100, 120)
-"""Compute capabilities (as 100 for 10.0) whose engines TensorRT-LLM refuses to build in INT8 or INT4."""
 
 
 def precisions(gpu: Gpu | None) -> Table:
-    """Which precisions the silicon computes in: the GPU's, or this machine's CPU's where ``gpu`` is None."""
+    """Which precisions an engine can have on a GPU, or what this machine's CPU computes in where ``gpu`` is None."""
     if gpu is None:
         return _cpu_precisions(cpu())
-    major, minor = gpu.compute_capability
-    refused = major * 10 + minor in NO_INTEGER_ENGINES
-    rows = []
-    for name, bits, oldest, remark in GPU_PRECISIONS:
-        answer = "yes" if gpu.compute_capability >= oldest else "no"
-        if refused and name.startswith("INT"):
-            answer, remark = (
-                "not in engines",
-                "TensorRT-LLM builds no integer engines for this generation; use FP8",
-            )
-        rows.append((name, bits, answer, remark))
-    has = [name for name, _, answer, _ in rows if answer == "yes"]
+    here = support(gpu.compute_capability)
+    rows = [(shown, bits, *_answer(here, key, remark)) for shown, key, bits, remark in _PRECISIONS]
+    has = [shown for shown, _, answer, _ in rows if answer == "yes"]
     note = f"The {gpu.name} (compute capability {gpu.capability_text}) has {', '.join(has) or 'none of these'}."
     return Table(("precision", "bits a weight", "on this GPU", "remark"), rows, "Precisions of this GPU", note)
+
+
+def _answer(here: Support | None, precision: str, remark: str) -> tuple[str, str]:
+    """Whether an engine can have a precision on this generation, and a remark or the reason why not."""
+    if here is None:
+        return "no", "TensorRT-LLM's releases have no kernels for this GPU"
+    if precision not in here.engine_weights:
+        # Every generation multiplies integers; where an integer format is missing, it is TensorRT-LLM that has none.
+        return ("not in engines" if precision.startswith("int") else "no"), here.refusals[precision]
+    if f"engine_weights.{precision}" in here.unverified:
+        return "not verified", f"{remark}; nobody has reported an engine on this generation"
+    return "yes", remark
 
 
 def _cpu_precisions(processor: Cpu) -> Table:

@@ -1,14 +1,15 @@
 """Is this machine good for the workshop? One line a check, each with what to do where the answer is no."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from helpers.cards import Table, bytes_text
 from helpers.hardware.machine import SUPPORTED, Gpu, Machine, capability_text, supported_gpu
 
-GB = 1e9
+if TYPE_CHECKING:
+    from helpers.releases.table import Choice
 
-DRIVERS = ((580, "1.2.1", "CUDA 13"), (525, "1.0.0", "CUDA 12"))
-"""Oldest driver of a TensorRT-LLM release, newest first."""
+GB = 1e9
 
 ENVIRONMENT_BYTES = 30 * GB
 DISK_ADVICE = (
@@ -35,10 +36,19 @@ def _graded(value: float, warn_below: float, stop_below: float) -> str:
     return "warning" if value < warn_below else "ok"
 
 
+def _choice(machine: Machine) -> "Choice":
+    """Which TensorRT-LLM the machine gets."""
+    from helpers.releases.table import choose_here
+
+    return choose_here(machine)
+
+
 def _check_gpu(machine: Machine) -> Check:
     gpu = supported_gpu(machine)
     if gpu:
-        advice = "can be used by TensorRT-LLM, whose toolchain lands in a later version; OpenVINO on the CPU until then"
+        advice = "engines are built for it and run on it with TensorRT-LLM"
+        if _choice(machine).release is None:
+            advice = "TensorRT-LLM is for such GPUs, but does not fit here yet: see the driver"
         return Check("GPU", f"{gpu.name}, compute capability {gpu.capability_text}", "ok", advice)
     if machine.gpus:
         old = machine.gpus[0]
@@ -53,13 +63,14 @@ def _check_gpu(machine: Machine) -> Check:
     return Check("GPU", "none", "ok", advice)
 
 
-def _check_driver(machine: Machine) -> Check:
-    major = int(machine.driver.split(".")[0])
+def _check_driver(machine: Machine, gpu: Gpu) -> Check:
     found = f"{machine.driver}, CUDA {machine.cuda}"
-    for oldest, release, cuda in DRIVERS:
-        if major >= oldest:
-            return Check("driver", found, "ok", f"fits TensorRT-LLM {release} ({cuda}, driver {oldest} or newer)")
-    return Check("driver", found, "stop", f"older than {DRIVERS[-1][0]}: rent a pod with a newer driver")
+    choice = _choice(machine)
+    if choice.release is None:
+        return Check("driver", found, "stop", choice.why)
+    needed = choice.release.driver_for(gpu.compute_capability)
+    advice = f"fits TensorRT-LLM {choice.release.version} (CUDA {choice.release.cuda}, driver {needed} or newer)"
+    return Check("driver", found, "ok", advice)
 
 
 def _check_gpu_memory(gpu: Gpu) -> Check:
@@ -73,14 +84,17 @@ def _check_gpu_memory(gpu: Gpu) -> Check:
     return Check("GPU memory", found, verdict, "; ".join(filter(None, [holders, free])) or "nobody else holds any")
 
 
-def _check_disk(machine: Machine, gpu: Gpu | None) -> Check:
+def _check_disk(machine: Machine, gpu: Gpu | None, installed: bool) -> Check:
     found = f"{bytes_text(machine.disk_free_bytes)} free at {machine.disk_path}"
     if gpu is None:
         verdict = _graded(machine.disk_free_bytes, 5 * GB, 1 * GB)
         return Check("disk", found, verdict, "" if verdict == "ok" else "free some: 5 GB is comfortable without a GPU")
-    # No more than a warning: what needs that much is TensorRT-LLM's environment, which this version does not make.
-    verdict = _graded(machine.disk_free_bytes, ENVIRONMENT_BYTES, 1 * GB)
-    return Check("disk", found, verdict, DISK_ADVICE if machine.disk_free_bytes < 200 * GB else "")
+    # The environment needs that much once; where it is there already, only models, checkpoints and engines need room.
+    verdict = _graded(machine.disk_free_bytes, ENVIRONMENT_BYTES, 1 * GB if installed else ENVIRONMENT_BYTES)
+    advice = DISK_ADVICE if machine.disk_free_bytes < 200 * GB else ""
+    if verdict == "stop":
+        advice = f"free some, or point WORKSHOP_HOME at a larger disk; {advice}"
+    return Check("disk", found, verdict, advice)
 
 
 def _check_memory(machine: Machine, gpu: Gpu | None) -> Check:
@@ -115,16 +129,21 @@ def _check_shared_memory(machine: Machine, gpu: Gpu | None) -> Check:
     return Check("/dev/shm", bytes_text(size), "warning" if small else "ok", advice if small else "")
 
 
-def checks(machine: Machine) -> Table:
-    """One line a check: what was found, whether that is good enough, and what to do where it is not."""
+def checks(machine: Machine, installed: bool = False) -> Table:
+    """One line a check: what was found, whether that is good enough, and what to do where it is not.
+
+    Args:
+        machine: from :func:`helpers.hardware.look`.
+        installed: TensorRT-LLM is installed already, so that no disk is needed for its environment.
+    """
     gpu = supported_gpu(machine)
     lines = [_check_gpu(machine)]
     if gpu:
-        lines += [_check_driver(machine), _check_gpu_memory(gpu)]
+        lines += [_check_driver(machine, gpu), _check_gpu_memory(gpu)]
     lines += [
         _check_cpu(machine),
         _check_memory(machine, gpu),
-        _check_disk(machine, gpu),
+        _check_disk(machine, gpu, installed),
         _check_shared_memory(machine, gpu),
         _check_python(machine),
     ]
