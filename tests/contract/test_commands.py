@@ -1,0 +1,194 @@
+"""Every command and every call that the helpers can produce, checked against the contract of each release offered."""
+
+import ast
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import hardware, memory, plan, releases, workspace
+from helpers.errors import WorkshopError
+from helpers.releases.contract import contract
+from helpers.toolchains import tensorrt_llm
+from helpers.toolchains.base import CHECKPOINTS, kv_of
+from helpers.toolchains.tensorrt_llm import commands
+from helpers.toolchains.tensorrt_llm.sizes import Sizes, engine_sizes, scoring_sizes
+
+WORKERS = workspace.REPOSITORY / "helpers" / "workers"
+OFFERED = [release.version for release in releases.offered()]
+USABLE = [sheet for sheet in hardware.datasheets() if hardware.support(sheet.compute_capability)]
+MODELS = {name: memory.Shape.of(row["config"]) for name, row in plan.models.known().items()}
+SIZES = Sizes(8, 4096, 1024, 2048)
+
+
+def produced(release: str) -> Iterator[list[str]]:
+    """Every command of TensorRT-LLM's programs, over GPUs, precisions, models and ranks."""
+    for sheet, (name, shape), tp_size in product(USABLE, MODELS.items(), (1, 2, 4, 8)):
+        for precision in tensorrt_llm.choices(sheet.key).offered:
+            if tp_size not in shape.splits:
+                continue
+            made_from, kv = CHECKPOINTS[precision], kv_of(precision)
+            try:
+                sizes = engine_sizes(shape, name, made_from, kv, sheet.memory_bytes, sheet.name, tp_size)
+            except WorkshopError:
+                continue  # it does not fit, and no command is produced
+            for timings, logits in product((None, "timings/x.cache"), (False, True)):
+                used = scoring_sizes(shape) if logits else sizes
+                yield commands.build("bin/trtllm-build", "checkpoint", "engine", used, tp_size, timings, logits)
+            yield commands.serve(
+                "bin/trtllm-serve", "engine", "model", sizes, releases.release(release).engine_backend, tp_size
+            )
+
+
+def problems(release: str, command: list[str]) -> list[str]:
+    """What the release's contract finds wrong with a command."""
+    return contract(release).programs[Path(command[0]).name].problems(command)
+
+
+@pytest.mark.parametrize("release", OFFERED)
+def test_every_command_is_one_that_the_program_takes(release):
+    all_of_them = list(produced(release))
+    assert len(all_of_them) > 500
+    distinct = {tuple(command) for command in all_of_them}
+    wrong = {command: found for command in distinct if (found := problems(release, list(command)))}
+    assert wrong == {}
+
+
+def options_of(command: list[str]) -> list[str]:
+    return [word for word in command if word.startswith("--")]
+
+
+BUILD = commands.build("trtllm-build", "checkpoint", "engine", SIZES, 2, "known.cache", context_logits=True)
+SERVE = {
+    release.version: commands.serve("trtllm-serve", "engine", "model", SIZES, release.engine_backend, 2)
+    for release in releases.offered()
+}
+
+
+@pytest.mark.parametrize("release", OFFERED)
+@pytest.mark.parametrize("option", [*options_of(BUILD), *options_of(SERVE["1.2.1"])])
+def test_a_misspelt_option_is_noticed(release, option):
+    command = BUILD if option in BUILD else SERVE[release]
+    misspelt = [word if word != option else word[:-1] for word in command]
+    assert problems(release, command) == []
+    assert any(option[:-1] in problem for problem in problems(release, misspelt))
+
+
+@pytest.mark.parametrize("release", OFFERED)
+def test_serving_an_engine_names_the_backend_and_a_whole_model(release):
+    values = contract(release).programs["trtllm-serve"].parse(SERVE[release])
+    assert values["backend"] in ("tensorrt", "trt")
+    assert values["tokenizer"] == "model"
+    assert values["host"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("release", OFFERED)
+def test_a_build_says_every_limit_and_keeps_its_timing_cache_in_the_engine(release):
+    values = contract(release).programs["trtllm-build"].parse(BUILD)
+    assert {name: values[name] for name in vars(SIZES)} == vars(SIZES)
+    assert values["output_timing_cache"] == "engine/timing.cache"
+
+
+# --- Calls of Python, read from the workers themselves
+
+ENTRIES = {
+    "LLM": "tensorrt_llm._tensorrt_engine.LLM",
+    "SamplingParams": "tensorrt_llm.SamplingParams",
+    "KvCacheConfig": "tensorrt_llm.llmapi.KvCacheConfig",
+    "QuantConfig": "tensorrt_llm.llmapi.QuantConfig",
+    "Mapping": "tensorrt_llm.mapping.Mapping",
+    "from_hugging_face": "tensorrt_llm.models.LLaMAForCausalLM.from_hugging_face",
+    "save_checkpoint": "tensorrt_llm.models.LLaMAForCausalLM.save_checkpoint",
+    "generate_async": "tensorrt_llm.LLM.generate_async",
+    "export_tensorrt_llm_checkpoint": "modelopt.torch.export.export_tensorrt_llm_checkpoint",
+    "quantize": "modelopt.torch.quantization.quantize",
+    "deserialize_cuda_engine": "tensorrt.Runtime.deserialize_cuda_engine",
+    "get_engine_information": "tensorrt.EngineInspector.get_engine_information",
+    "create_engine_inspector": "tensorrt.ICudaEngine.create_engine_inspector",
+    "Runtime": "tensorrt.Runtime",
+}
+
+
+def name_of(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def calls(source: str) -> Iterator[tuple[str, list[ast.expr], dict[str, Any]]]:
+    """(entry point, positional arguments, keywords) of every call of one in a worker's source."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and name_of(node.func) in ENTRIES:
+            # What is no constant is known only when the worker runs, so its type is not judged here.
+            values = {word.arg: word.value for word in node.keywords if word.arg}
+            keywords = {name: v.value if isinstance(v, ast.Constant) else None for name, v in values.items()}
+            yield ENTRIES[name_of(node.func)], node.args, keywords
+
+
+def wrong_calls(release: str, source: str) -> list[str]:
+    entries = contract(release).entries
+    found = []
+    for entry, positional, keywords in calls(source):
+        row = entries[entry]
+        names = [parameter.name for parameter in row.parameters][: len(positional)]
+        found += row.problems({**dict.fromkeys(names), **keywords})
+    return found
+
+
+CALLING = sorted(
+    file for file in WORKERS.glob("*.py") if not file.name.startswith("openvino") and list(calls(file.read_text()))
+)
+
+
+def test_the_workers_that_call_nvidias_code_are_these():
+    assert {file.name for file in CALLING} >= {
+        "modelopt_checkpoint.py",
+        "trtllm_convert.py",
+        "trtllm_generate.py",
+        "trtllm_inspect.py",
+        "trtllm_score.py",
+    }
+
+
+@pytest.mark.parametrize("release", OFFERED)
+@pytest.mark.parametrize("worker", CALLING, ids=lambda file: file.name)
+def test_every_call_in_a_worker_is_one_that_the_release_takes(release, worker):
+    assert wrong_calls(release, worker.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("worker", "right", "wrong"),
+    [
+        ("trtllm_generate.py", "max_tokens=arguments", "max_token=arguments"),
+        ("trtllm_generate.py", "tensor_parallel_size=", "tp_size="),
+        ("trtllm_score.py", "enable_block_reuse=", "block_reuse="),
+        ("trtllm_score.py", "return_context_logits=", "context_logits="),
+        ("trtllm_convert.py", "quant_config=", "quantization="),
+        ("trtllm_convert.py", "quant_algo=", "algorithm="),
+        ("trtllm_convert.py", "world_size=", "world="),
+        ("modelopt_checkpoint.py", "inference_tensor_parallel=", "tensor_parallel="),
+    ],
+)
+def test_a_misspelt_keyword_is_noticed(worker, right, wrong):
+    source = (WORKERS / worker).read_text()
+    assert right in source
+    for release in OFFERED:
+        assert wrong_calls(release, source.replace(right, wrong)) != []
+
+
+def test_nothing_but_the_workers_imports_tensorrt_llm():
+    for file in [*(workspace.REPOSITORY / "helpers").rglob("*.py"), *(workspace.REPOSITORY / "tools").rglob("*.py")]:
+        if file.parent == WORKERS:
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not [n for n in names if n.split(".")[0] in ("tensorrt_llm", "tensorrt")], file
+
+
+def test_workers_import_nothing_of_ours():
+    for file in WORKERS.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [n for n in names if n.split(".")[0] == "helpers"], file
