@@ -9,7 +9,7 @@ from helpers.errors import WorkshopError
 from helpers.hardware import Datasheet, Roofline
 
 MEASURED = Roofline("a GPU", 4e12, {"fp32": 50e12, "fp16": 800e12, "bf16": 790e12, "fp8": 1500e12}, "2.9", 3.0)
-SHEET = Datasheet("a GPU", "a GPU", "Ada", (8, 9), 24, 5e12, {"fp16": 1000e12, "fp8": 2000e12}, "a page")
+SHEET = Datasheet("a-gpu", "a GPU", "a GPU", "Ada", (8, 9), 24, 5e12, {"fp16": 1000e12, "fp8": 2000e12}, "a page")
 NAMES = [
     f"transformer.layers.{layer}.{kind}.activation_scaling_factor"
     for layer in range(3)

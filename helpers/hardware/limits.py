@@ -1,25 +1,33 @@
-"""A device's two limits, memory bandwidth and matrix rate, measured in a process of its own."""
+"""A device's two limits, memory bandwidth and matrix rate, measured in a process of its own.
+
+Which Python touches a GPU: the installed release's, else another one with a torch that sees CUDA (a pod image's own).
+Where there is none yet, the datasheet is shown, and says that it is one. Taught in ``notebooks/01_gpu_checks.ipynb``.
+"""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from helpers import processes
 from helpers.cards import Shown, Table
 from helpers.errors import WorkshopError
-from helpers.hardware.gpus import GB, Datasheet, datasheet
-from helpers.hardware.machine import Machine, supported_gpu
+from helpers.hardware.gpus import GB, Datasheet, datasheet, datasheets
+from helpers.hardware.machine import Gpu, Machine, choice_for, supported_gpu
 
 WORKER = Path(__file__).parents[1] / "workers" / "roofline.py"
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
 """Bytes of one weight in each precision."""
 
 GPU_SECONDS = 60
-"""How long a Python may take to measure a GPU: seconds to measure, the rest to import torch from a slow disk."""
+"""How long a Python on PATH may take to measure a GPU: seconds to measure, the rest to import torch from a disk."""
+
+FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+"""Variables of this environment that would make another Python load this one's packages."""
 
 
 def operations_text(rate: float) -> str:
@@ -32,15 +40,17 @@ def operations_text(rate: float) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Roofline(Shown):
-    """A device's two limits, measured on it just now.
+    """A device's two limits: measured on it just now, or its datasheet's until that can be done.
 
     Args:
         device: its name.
         bandwidth: bytes read plus written a second.
         rates: precision to operations a second in a large matrix product.
-        torch: the version that measured.
+        torch: the version that measured; empty for a datasheet's limits.
         seconds: how long measuring took.
-        note: why another device than the GPU was measured; empty otherwise.
+        note: why another device than the GPU was measured, or why none was; empty otherwise.
+        published: the datasheet to compare with.
+        label: where the figures come from: empty if measured in this run, else ``datasheet`` or ``predicted``.
     """
 
     device: str
@@ -50,6 +60,7 @@ class Roofline(Shown):
     seconds: float
     note: str = ""
     published: Datasheet | None = field(default=None, compare=False)
+    label: str = ""
 
     def tokens_to_balance(self, precision: str) -> float:
         """Tokens in one step at which reading the weights takes as long as multiplying by them.
@@ -63,16 +74,18 @@ class Roofline(Shown):
         return self.tokens_to_balance(precision) < 1
 
     def table(self) -> Table:
-        """Measured limits, their share of the datasheet's, and where a step turns compute-bound."""
+        """The limits, their share of the datasheet's, and where a step turns compute-bound."""
         rows = [("memory", f"{self.bandwidth / GB:,.1f} GB/s", self._share("bandwidth", self.bandwidth), "")]
         for precision, rate in self.rates.items():
             emulated = self.emulated(precision)
             found = operations_text(rate) + (" (emulated: no such arithmetic here)" if emulated else "")
             tokens = "–" if emulated else f"{self.tokens_to_balance(precision):,.0f}"
             rows.append((f"{precision.upper()} matrix product", found, self._share(precision, rate), tokens))
-        columns = ["limit", "measured", "of the datasheet", "tokens to balance"]
+        columns = ["limit", self.label or "measured", "of the datasheet", "tokens to balance"]
         shown = [0, 1, 2, 3] if self.published else [0, 1, 3]
         caption = f"Limits of {self.device}, measured in {self.seconds:.1f} s with torch {self.torch}"
+        if self.label:
+            caption = f"{self.label}: limits of {self.device}"
         note = " ".join(filter(None, [self.note, self._finding()]))
         return Table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], caption, note)
 
@@ -86,12 +99,13 @@ class Roofline(Shown):
 
     def _finding(self) -> str:
         """What precision buys on this device, computed."""
-        usual = "fp16" if "fp8" in self.rates else "fp32"
+        usual = "fp32" if "fp32" in self.rates and "fp8" not in self.rates else "fp16"
         fastest = max(self.rates, key=lambda p: self.rates[p])
+        where = "there" if self.label else "here"
         if usual not in self.rates or fastest == usual:
-            return f"{fastest.upper()} multiplies fastest here."
+            return f"{fastest.upper()} multiplies fastest {where}."
         times = self.rates[fastest] / self.rates[usual]
-        return f"{fastest.upper()} multiplies {times:.1f} times as fast as {usual.upper()} here."
+        return f"{fastest.upper()} multiplies {times:.1f} times as fast as {usual.upper()} {where}."
 
     def __str__(self) -> str:
         return str(self.table())
@@ -100,26 +114,54 @@ class Roofline(Shown):
         return self.table()._repr_html_()
 
 
-def _tried(python: str, device: str, limit: float) -> Roofline | str:
+def _answer(command: list[str], limit: float, environment: Mapping[str, str]) -> tuple[int, str, str]:
+    """Exit status, output and errors of a command that ends with this process, and with whatever it started.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer than ``limit`` seconds. OSError: it could not be started.
+    """
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(environment),
+        start_new_session=True,
+        preexec_fn=processes.die_with_parent,
+    )
+    try:
+        output, errors = child.communicate(timeout=limit)
+    except BaseException:
+        processes.end_all(child)
+        raise
+    return child.returncode, output.decode(errors="replace"), errors.decode(errors="replace")
+
+
+def _tried(python: str, device: str, limit: float, environment: Mapping[str, str] | None = None) -> Roofline | str:
     """What the worker measures under one Python, or why it measured nothing."""
     command = [python, str(WORKER), "--device", device]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+        status, output, errors = _answer(command, limit, os.environ if environment is None else environment)
     except subprocess.TimeoutExpired:
         return f"no answer within {limit:g} s"
     except OSError as problem:
         return problem.strerror or str(problem)
-    if done.returncode:
-        return (done.stderr.strip().splitlines() or ["it ended without a message"])[-1]
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    return Roofline(
-        device=found["device"],
-        bandwidth=found["bandwidth"],
-        rates=found["rates"],
-        torch=found["torch"],
-        seconds=found["seconds"],
-        published=datasheet(found["device"]),
-    )
+    if status:
+        return (errors.strip().splitlines() or ["it ended without a message"])[-1][:300]
+    try:
+        found = json.loads(output.strip().splitlines()[-1])
+        skipped = [f"{precision.upper()} was not measured: {why}." for precision, why in found["skipped"].items()]
+        return Roofline(
+            device=found["device"],
+            bandwidth=found["bandwidth"],
+            rates=found["rates"],
+            torch=found["torch"],
+            seconds=found["seconds"],
+            note=" ".join(skipped),
+            published=datasheet(found["device"]),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return "its answer was not a measurement"
 
 
 def _cpu(machine: Machine, limit: float, note: str = "") -> Roofline:
@@ -146,23 +188,85 @@ def other_pythons() -> list[str]:
     return [named, *on_path] if named else on_path
 
 
-def roofline(machine: Machine, limit: float = 120) -> Roofline:
-    """Measure bandwidth and matrix rates in a child process, so that nothing stays on the GPU.
+def _own_torch() -> str:
+    """The version of this environment's torch, which says if it is a CPU build; empty without one."""
+    from importlib import metadata
 
-    The notebooks' torch is a CPU build. A GPU is measured by the first of `other_pythons` whose torch sees it; the
-    CPU is measured where none does, and the note says what was wrong with each.
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def gpu_pythons(machine: Machine, limit: float = 120) -> Iterator[tuple[str, float, dict[str, str]]]:
+    """Every Python that may measure the GPU, the release's first: its path, how long it may take, its environment.
+
+    This interpreter comes last, and only where somebody runs the notebooks on a torch that is no CPU build.
+    """
+    from helpers import releases
+
+    installed = releases.current(machine)
+    if installed:
+        yield str(installed.python), limit, _seeing_one(machine, releases.worker_environment(installed))
+    own = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    own_torch = _own_torch()
+    last = [sys.executable] if own_torch and not own_torch.endswith("+cpu") else []
+    for python in [*other_pythons(), *last]:
+        if installed is None or Path(python) != installed.python:
+            yield python, min(limit, GPU_SECONDS), _seeing_one(machine, own)
+
+
+def _seeing_one(machine: Machine, environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which CUDA's first device is the GPU that is meant, not the fastest of several."""
+    gpu = supported_gpu(machine)
+    chosen = dict(environment)
+    if gpu and len(machine.gpus) > 1 and " MIG " not in gpu.name and "CUDA_VISIBLE_DEVICES" not in chosen:
+        chosen |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(gpu.index)}
+    return chosen
+
+
+def roofline(machine: Machine, limit: float = 120) -> Roofline:
+    """The limits of this machine's GPU, or of its CPU where no GPU can be used, within ``limit`` seconds a try.
+
+    They are measured in a child process, so that nothing stays on the GPU; the notebooks' own torch is a CPU build.
+    Where none of `gpu_pythons` can measure the GPU yet, its datasheet is given. The CPU is measured where there is no
+    datasheet either, or no release that fits, for then it is what engines run on.
 
     Raises:
-        WorkshopError: nothing was measured, or not within ``limit`` seconds.
+        WorkshopError: the CPU was not measured, or not in time.
     """
     gpu = supported_gpu(machine)
     if gpu is None:
         return _cpu(machine, limit)
     problems = []
-    for python in other_pythons():
-        tried = _tried(python, "cuda", min(limit, GPU_SECONDS))
+    for python, seconds, environment in gpu_pythons(machine, limit):
+        tried = _tried(python, "cuda", seconds, environment)
         if isinstance(tried, Roofline):
             return tried
         problems.append(f"{python}: {tried}")
     why = "; ".join(problems) or "no other Python is on PATH, and the notebooks' torch is a CPU build"
-    return _cpu(machine, limit, f"This is the CPU, for nothing here could measure the {gpu.name} ({why}).")
+    why = f"nothing here could measure the {gpu.name} ({why})"
+    choice = choice_for(gpu)
+    sheet = _sheet(gpu) if choice.release else None
+    follows = _follows(machine, why) if choice.release else choice.why
+    if sheet is None:
+        return _cpu(machine, limit, f"This is the CPU, for {why}. {follows}")
+    rates = {precision: rate for precision, rate in sheet.rates.items() if precision in BYTES}
+    return Roofline(gpu.name, sheet.bandwidth, rates, "", 0.0, f"Not measured: {why}. {follows}", label=sheet.label)
+
+
+def _sheet(gpu: Gpu) -> Datasheet | None:
+    """What is published of a GPU, or predicted of a slice; None where ``data/gpus.toml`` has no row for it."""
+    slices = (row for row in datasheets() if row.slice_of and gpu.name.endswith(row.match))
+    return datasheet(gpu.name) or next(slices, None)
+
+
+def _follows(machine: Machine, why: str) -> str:
+    """When a GPU that could not be measured will be: after what the reader does next."""
+    from helpers import releases
+
+    if "out of memory" in why:
+        return "See hardware.holders() for who holds its memory, free some, then run this cell again."
+    if releases.current(machine):
+        return "Mend what is said of the first of them, which is the installed release's, then run this cell again."
+    return "The measurement follows after notebook 02, which installs a torch for it: run this cell again then."

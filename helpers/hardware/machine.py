@@ -16,9 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from helpers.cards import Shown, Table, bytes_text
+
+if TYPE_CHECKING:
+    from helpers.releases.table import Choice
 
 SUPPORTED = (8, 0)
 """The oldest compute capability that TensorRT-LLM's releases carry kernels for."""
@@ -124,11 +127,14 @@ class Machine(Shown):
 
     def _note(self) -> str:
         gpu = supported_gpu(self)
-        if gpu:
+        choice = choice_for(gpu) if gpu else None
+        if gpu and choice and choice.release:
             return (
-                f"GPU {gpu.index}, the {gpu.name}, can be used by TensorRT-LLM, whose toolchain lands in a later "
-                "version; until then engines are built and run on the CPU, with OpenVINO."
+                f"Engines are built and run on GPU {gpu.index}, the {gpu.name}, with TensorRT-LLM "
+                f"{choice.release.version}: it fits this driver, and notebook 02 installs it."
             )
+        if choice:
+            return f"{choice.why} Until then engines are built and run on the CPU, with OpenVINO."
         if self.gpus:
             return (
                 f"No GPU here has compute capability {capability_text(SUPPORTED)}, which TensorRT-LLM needs: "
@@ -326,6 +332,13 @@ def look() -> Machine:
 def supported_gpu(machine: Machine) -> Gpu | None:
     """The first GPU that TensorRT-LLM has kernels for."""
     return next((gpu for gpu in machine.gpus if gpu.compute_capability >= SUPPORTED), None)
+
+
+def choice_for(gpu: Gpu) -> "Choice":
+    """Which TensorRT-LLM a GPU and its driver get, and why."""
+    from helpers.releases.table import choose
+
+    return choose(gpu.compute_capability, gpu.name, gpu.driver)
 
 
 def identity() -> dict[str, str]:

@@ -4,7 +4,8 @@ Runs alone under any Python with torch 2.7 or newer, because a GPU's torch is no
 
     python helpers/workers/roofline.py --device cuda
 
-Output: {"device", "torch", "bandwidth": bytes/s, "rates": {precision: FLOP/s}, "sizes": {...}, "seconds"}.
+Output: {"device", "torch", "bandwidth": bytes/s, "rates": {precision: FLOP/s}, "sizes": {precision: side},
+"skipped": {precision: why}, "seconds"}.
 Taught in ``notebooks/01_gpu_checks.ipynb``.
 """
 
@@ -89,6 +90,12 @@ def matrix_rate(precision: str, device: str, limit: float) -> tuple[float, int]:
     return 2 * size**3 / statistics.median(times), size
 
 
+def in_one_line(problem: Exception) -> str:
+    """What went wrong, without the advice on debugging kernels that CUDA's messages end with."""
+    first = (str(problem).strip().splitlines() or [""])[0].rstrip(".")
+    return f"{type(problem).__name__}: {first}"
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -104,16 +111,29 @@ def main() -> None:
         if torch.cuda.get_device_capability(0) >= (8, 9):
             precisions.append("fp8")
     torch.manual_seed(0)
-    measured = {p: matrix_rate(p, options.device, options.limit) for p in precisions}
+    measured: dict[str, tuple[float, int]] = {}
+    skipped: dict[str, str] = {}
+    for precision in precisions:
+        try:
+            measured[precision] = matrix_rate(precision, options.device, options.limit)
+        except (RuntimeError, AttributeError, TypeError, ValueError) as problem:
+            # FP8 goes through a call that is not public: a torch that lacks it still measures the others.
+            skipped[precision] = in_one_line(problem)
+    if not measured:
+        sys.exit("; ".join(dict.fromkeys(skipped.values())))
     result = {
         "device": name,
         "torch": torch.__version__,
         "bandwidth": bandwidth(options.device, options.limit),
         "rates": {p: rate for p, (rate, _) in measured.items()},
         "sizes": {p: size for p, (_, size) in measured.items()},
+        "skipped": skipped,
     }
     print(json.dumps({**result, "seconds": round(time.perf_counter() - STARTED, 2)}))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RuntimeError as failure:  # CUDA's own errors are of this kind
+        sys.exit(in_one_line(failure))
