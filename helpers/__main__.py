@@ -12,37 +12,79 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m helpers", description="The workshop's stages, from a terminal.")
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("check", help="what this machine is, and whether its toolchain is in place")
+    commands.add_parser("install", help="adopt or install what this machine's toolchain needs (notebook 02)")
     build = commands.add_parser("build", help="build an engine (and what it needs)")
     generate = commands.add_parser("generate", help="build an engine if need be, and continue a prompt")
     for command in (build, generate):
-        command.add_argument("model", nargs="?", default="bundled", help="'bundled', a folder, or a hub id")
-        command.add_argument("--precision", default="fp16", help="fp16, fp8 or int8 (default: fp16)")
+        command.add_argument("model", nargs="?", help="'bundled', 'TinyLlama', a folder or a hub id")
+        command.add_argument("--precision", default="fp16", help="fp16, fp8 or int8; on a GPU also int8_wo, int4_awq")
     build.add_argument("--checkpoint", action="store_true", help="also make the TensorRT-LLM checkpoint")
+    build.add_argument(
+        "--from-checkpoint", metavar="FOLDER", help="build from a checkpoint copied from elsewhere (GPU)"
+    )
     generate.add_argument("--prompt", help="default: the workshop's own")
     generate.add_argument("--max-tokens", type=int, default=96)
+    plan = commands.add_parser("plan", help="print what a pod would run, command by command; runs nothing")
+    plan.add_argument("--gpu", default="rtx-4090", help="a GPU of data/gpus.toml, such as a10g (default: rtx-4090)")
+    plan.add_argument("--precision", help="default: the best 8 bits that the GPU has")
+    plan.add_argument("--model", help="a name in data/models.toml, 'bundled' or a folder (default: TinyLlama)")
+    plan.add_argument("--release", help="of TensorRT-LLM (default: the newest offered for the GPU)")
+    plan.add_argument("--tp-size", type=int, default=1, help="number of GPUs (default: 1)")
     commands.add_parser("watch", help="follow the stages that are under way")
     return top
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Do what was asked; 0 if all is well."""
-    from helpers import checkpoint, hardware, models, stage, toolchains
+def check() -> int:
+    """Show the machine, its checks and its toolchain; 0 if the toolchain is in place."""
+    from helpers import hardware, toolchains
+
+    machine = hardware.look()
+    print(machine, hardware.checks(machine), sep="\n\n", end="\n\n")
+    installed = toolchains.best(machine).verify()
+    print(installed)
+    return 0 if all(row[-1] == "ok" for row in installed.rows) else 1
+
+
+def build(arguments: argparse.Namespace) -> None:
+    """Build an engine; generate with it, or make its checkpoint too, where that was asked for."""
+    from helpers import checkpoint, models, toolchains
+    from helpers.toolchains import base
 
     toolchain = toolchains.best()
+    model = models.find(arguments.model or toolchains.default_model())
+    copied = getattr(arguments, "from_checkpoint", None)
+    if copied and toolchain.name != "tensorrt_llm":
+        raise WorkshopError(
+            "An engine is built from a TensorRT-LLM checkpoint on a GPU only. Copy the folder to a pod, or leave "
+            "--from-checkpoint out: the CPU toolchain builds from the model's own weights."
+        )
+    engine = (
+        toolchain.build(model, made=checkpoint.load(copied)) if copied else toolchain.build(model, arguments.precision)
+    )
+    if arguments.command == "generate":
+        toolchain.generate(engine, arguments.prompt or checkpoint.PROMPT, arguments.max_tokens)
+    elif arguments.checkpoint:
+        base.quantized(model, engine.precision)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what was asked; 0 if all is well."""
     if arguments.command == "watch":
+        from helpers import stage
+
         stage.watch()
     elif arguments.command == "check":
-        machine, installed = hardware.look(), toolchain.verify()
-        print(machine, hardware.checks(machine), installed, sep="\n\n")
-        return 0 if all(row[-1] == "ok" for row in installed.rows) else 1
+        return check()
+    elif arguments.command == "install":
+        from helpers import toolchains
+
+        print(toolchains.best().install())
+    elif arguments.command == "plan":
+        from helpers import plan
+
+        print(plan.make(arguments.gpu, arguments.precision, arguments.model, arguments.release, arguments.tp_size))
     else:
-        model = models.find(arguments.model)
-        engine = toolchain.build(model, arguments.precision)
-        if arguments.command == "generate":
-            toolchain.generate(engine, arguments.prompt or checkpoint.PROMPT, arguments.max_tokens)
-        elif arguments.checkpoint:
-            names = {"fp16": "fp16", "fp8": "fp8", "int8": "int8_sq"}
-            checkpoint.make(model, names[arguments.precision], kv="fp8" if arguments.precision == "fp8" else None)
+        build(arguments)
     return 0
 
 

@@ -6,18 +6,24 @@ A checkpoint is ``config.json`` and one ``rank{N}.safetensors`` for each GPU tha
 """
 
 import json
+import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from helpers import stage, workspace
+from helpers import memory, processes, stage, workspace
 from helpers.cards import Table, bytes_text
 from helpers.errors import WorkshopError
 from helpers.models import Model
+from helpers.progress import Live
 from helpers.workspace import DATA, Artifact
+
+if TYPE_CHECKING:
+    from helpers.releases import Installation
 
 PROMPT = "Born in north-east France, Soyer trained as a"
 CALIBRATION = DATA / "calibration" / "train.jsonl"
@@ -27,10 +33,15 @@ TITLES = {
     "fp8": "FP8 (E4M3)",
     "int8_sq": "INT8 SmoothQuant",
     "int4_awq": "INT4 AWQ",
+    "int8_wo": "INT8 weight-only",
 }
+QUANTIZERS = ("fp16", "fp8", "int8_sq", "int4_awq")
+"""What ModelOpt writes, on every machine. INT8 weight-only is TensorRT-LLM's own, and needs an installed release."""
+
 # AWQ tries every scaling for each row of text; NVIDIA's own quantize.py allows it 32 texts at most.
 _AWQ_TEXTS = 16
-_WORKER = Path(__file__).with_name("workers") / "modelopt_checkpoint.py"
+_WORKERS = Path(__file__).with_name("workers")
+_TRANSFORMERS_QUIET = {"TOKENIZERS_PARALLELISM": "false"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,7 +50,7 @@ class Checkpoint(Artifact):
 
     @property
     def precision(self) -> str:
-        """``fp16``, ``fp8``, ``int8_sq`` or ``int4_awq``."""
+        """A key of :data:`TITLES`."""
         return str(self.manifest.options["precision"])
 
     @property
@@ -51,6 +62,21 @@ class Checkpoint(Artifact):
     def config(self) -> dict[str, Any]:
         """The checkpoint's ``config.json``."""
         return dict(json.loads((self.path / "config.json").read_text()))
+
+    @property
+    def kv(self) -> str | None:
+        """``fp8`` where the KV cache is quantized too."""
+        return str(self.manifest.options["kv"]) or None
+
+    @property
+    def tp_size(self) -> int:
+        """Number of ranks that the weights are split over."""
+        return int(self.manifest.options["tp_size"])
+
+    @property
+    def writer(self) -> str:
+        """The version of ModelOpt that wrote it; empty where TensorRT-LLM's own conversion did."""
+        return str(self.manifest.maker.get("nvidia-modelopt", ""))
 
     @property
     def ranks(self) -> list[Path]:
@@ -80,6 +106,74 @@ class Checkpoint(Artifact):
         return list(json.loads((self.path / "measured" / "ranges.json").read_text()))
 
 
+@dataclass(frozen=True)
+class Runner:
+    """The Python that loads weights and writes checkpoints.
+
+    Attributes:
+        python: its path.
+        maker: the packages that decide what a checkpoint looks like, and their versions.
+        environment, unset: see :class:`helpers.stage.Stage`.
+        installation: the TensorRT-LLM release that it belongs to; None for the notebooks' own Python.
+    """
+
+    python: str
+    maker: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    unset: Sequence[str] = ()
+    installation: "Installation | None" = None
+
+
+def runner() -> Runner:
+    """The TensorRT-LLM release's own Python where one is installed for this machine's GPU, else the notebooks' own.
+
+    Raises:
+        WorkshopError: this machine uses TensorRT-LLM, and it is not installed yet.
+    """
+    from helpers import releases, toolchains
+
+    packages = ("nvidia-modelopt", "torch", "transformers")
+    if toolchains.best().name != "tensorrt_llm":
+        # A GPU that happens to be there is left alone: calibration is part of the notebooks' own environment.
+        quiet = {**_TRANSFORMERS_QUIET, "CUDA_VISIBLE_DEVICES": ""}
+        return Runner(sys.executable, {name: version(name) for name in packages}, quiet)
+    installation = releases.require()
+    environment, unset = processes.difference(releases.worker_environment(installation), os.environ)
+    maker = {name: installation.versions[name] for name in packages}
+    return Runner(str(installation.python), maker, environment, unset, installation)
+
+
+def command(
+    python: str,
+    model: str,
+    precision: str,
+    kv: str | None,
+    tp_size: int,
+    output: str,
+    calibration_texts: int = 128,
+) -> list[str]:
+    """The command that makes a checkpoint, as data.
+
+    Args:
+        python: path or name of the Python that runs it.
+        model: folder of the Hugging Face weights.
+        precision, kv, tp_size, calibration_texts: see :func:`make`.
+        output: folder to write.
+    """
+    words = [python, str(_WORKERS / "modelopt_checkpoint.py"), "--model", model, "--precision", precision]
+    words += ["--kv-cache", kv] if kv else []
+    if precision == "int4_awq":
+        calibration_texts = min(calibration_texts, _AWQ_TEXTS)
+    if precision != "fp16":
+        words += ["--calibration", str(CALIBRATION), "--calibration-texts", str(calibration_texts)]
+    return [*words, "--tp-size", str(tp_size), "--held-out", str(HELD_OUT), "--prompt", PROMPT, "--output", output]
+
+
+def folder_name(precision: str, kv: str | None, tp_size: int) -> str:
+    """The name of a checkpoint's folder, below that of its model."""
+    return "-".join([precision, *(["kv-" + kv] if kv else []), f"tp{tp_size}"])
+
+
 def make(
     model: Model,
     precision: str = "fp16",
@@ -89,9 +183,13 @@ def make(
 ) -> Checkpoint:
     """Convert a model to a TensorRT-LLM checkpoint, quantizing it on the way where asked to.
 
+    One that was made elsewhere from the same files with the same options, and copied to its place here, is taken as it
+    is if the release here can read it.
+
     Args:
         model: from :func:`helpers.models.find`.
-        precision: ``fp16``, ``fp8`` (weights and activations), ``int8_sq`` (SmoothQuant), ``int4_awq`` (weights).
+        precision: ``fp16``, ``fp8`` (weights and activations), ``int8_sq`` (SmoothQuant), ``int4_awq`` (weights), or
+            ``int8_wo`` (weights; only where TensorRT-LLM is installed).
         kv: ``"fp8"`` to quantize the KV cache too; None leaves it at 16 bits.
         tp_size: number of ranks (GPUs) to split the weights over; must divide both kinds of heads.
         calibration_texts: how many of the calibration texts to look at (INT4 AWQ: 16 at most).
@@ -100,43 +198,135 @@ def make(
         WorkshopError: a precision or split that this model does not allow, or a failed stage.
     """
     _check_precision(precision, kv)
-    _check_split(model, tp_size)
-    workspace.require_memory(5 * model.bytes, f"quantizing {model.name}")  # 32-bit weights, twice, and room to work
-    name = "-".join([precision, *(["kv-" + kv] if kv else []), f"tp{tp_size}"])
+    memory.require_split(model.name, memory.Shape.of(model.config), tp_size)
+    by = runner()
+    if precision == "int8_wo":
+        task = _conversion(model, tp_size, by)
+    else:
+        task = _quantization(model, precision, kv, tp_size, calibration_texts, by)
+    made = _copied_here(task, by) or stage.run(task)
+    return Checkpoint(made.path, made.manifest, made.reused, made.log)
+
+
+def load(folder: Path | str) -> Checkpoint:
+    """A checkpoint in any folder, such as one copied from another machine.
+
+    Raises:
+        WorkshopError: there is none, or a file of it is missing or changed.
+    """
+    found = workspace.find(Path(folder).expanduser().resolve())
+    if found is None or found.manifest.kind != "checkpoint":
+        raise WorkshopError(
+            f"{folder} holds no whole checkpoint of this workshop (a folder with config.json, rank files and "
+            f"{workspace.MANIFEST}). Copy the whole folder again, or make it: python -m helpers build --checkpoint."
+        )
+    return Checkpoint(found.path, found.manifest, reused=True)
+
+
+def require_readable(checkpoint: Checkpoint, installation: "Installation") -> None:
+    """Refuse a checkpoint whose writer the release does not know, or that was laid out for another kind of GPU.
+
+    Raises:
+        WorkshopError: names the writer and what the release reads, or the two kinds of GPU.
+    """
+    from helpers import hardware
+    from helpers.releases import release
+
+    made_on, here = checkpoint.manifest.machine.get("compute_capability"), hardware.identity().get("compute_capability")
+    if made_on and made_on != here:
+        raise WorkshopError(
+            f"The {checkpoint.title} checkpoint in {checkpoint.path} was converted on a GPU of compute capability "
+            f"{made_on}, which decides how its weights lie in it; this one has {here}. Make it again here, from the "
+            "model's own weights."
+        )
+    oldest, newest = release(installation.version).reads_modelopt
+    written = tuple(int(part) for part in checkpoint.writer.split(".")[:2]) if checkpoint.writer else None
+    if written and not tuple(map(int, oldest.split("."))) <= written <= tuple(map(int, newest.split("."))):
+        raise WorkshopError(
+            f"The {checkpoint.title} checkpoint in {checkpoint.path} was written by ModelOpt {checkpoint.writer}; "
+            f"TensorRT-LLM {installation.version} reads those of {oldest} to {newest}. Make it again on this machine: "
+            "delete that folder and run the cell (or python -m helpers build) again."
+        )
+
+
+def _copied_here(task: stage.Stage, by: Runner) -> Artifact | None:
+    """The checkpoint at the stage's place if only its writer differs from what would be made, and it is readable."""
+    found, wanted = workspace.find(task.target), task.manifest()
+    if found is None or by.installation is None:
+        return None
+    if replace(found.manifest, maker=wanted.maker).recipe() != wanted.recipe():
+        return None
+    require_readable(Checkpoint(found.path, found.manifest), by.installation)
+    made = replace(found, reused=True)
+    Live().finish(made)
+    return made
+
+
+def _quantization(
+    model: Model, precision: str, kv: str | None, tp_size: int, calibration_texts: int, by: Runner
+) -> stage.Stage:
+    """ModelOpt's conversion, with or without quantization, as a stage."""
+    if by.installation is None:
+        # 32-bit weights, twice, and room to work. A GPU works in 16 bits, and says itself when that is too much.
+        workspace.require_memory(5 * model.bytes, f"quantizing {model.name}")
+    worker = _WORKERS / "modelopt_checkpoint.py"
+    inputs = {"model": model.digest, "held-out text": workspace.digest(HELD_OUT), "worker": workspace.digest(worker)}
     calibrated = precision != "fp16"
-    if precision == "int4_awq":
-        calibration_texts = min(calibration_texts, _AWQ_TEXTS)
-    inputs = {"model": model.digest, "held-out text": workspace.digest(HELD_OUT), "worker": workspace.digest(_WORKER)}
     if calibrated:
         inputs["calibration"] = workspace.digest(CALIBRATION)
-    command = [sys.executable, str(_WORKER), "--model", str(model.path), "--precision", precision]
-    command += ["--kv-cache", kv] if kv else []
-    if calibrated:
-        command += ["--calibration", str(CALIBRATION), "--calibration-texts", str(calibration_texts)]
-    command += ["--tp-size", str(tp_size), "--held-out", str(HELD_OUT), "--prompt", PROMPT, "--output", "{out}"]
+    if precision == "int4_awq":
+        calibration_texts = min(calibration_texts, _AWQ_TEXTS)  # what the options below shall remember
     kv_title = f", KV cache {kv.upper()}" if kv else ""
     ranks_title = f", {tp_size} ranks" if tp_size > 1 else ""
-    made = stage.run(
-        stage.Stage(
-            title=f"TensorRT-LLM checkpoint of {model.name}, {TITLES[precision]}{kv_title}{ranks_title}",
-            kind="checkpoint",
-            command=command,
-            target=workspace.home() / "checkpoints" / model.folder / name,
-            options={
-                "precision": precision,
-                "kv": kv or "",
-                "tp_size": tp_size,
-                "calibration_texts": calibration_texts if calibrated else 0,
-            },
-            inputs=inputs,
-            maker={name: version(name) for name in ("nvidia-modelopt", "torch", "transformers")},
-            # A GPU that happens to be there is left alone: calibration is part of the notebooks' own environment.
-            environment={"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"},
-            expected=["config.json", *(f"rank{rank}.safetensors" for rank in range(tp_size)), "measured/nll.npy"],
-            space=3 * model.bytes,
-        )
+    return stage.Stage(
+        title=f"TensorRT-LLM checkpoint of {model.name}, {TITLES[precision]}{kv_title}{ranks_title}",
+        kind="checkpoint",
+        command=command(by.python, str(model.path), precision, kv, tp_size, "{out}", calibration_texts),
+        target=workspace.home() / "checkpoints" / model.folder / folder_name(precision, kv, tp_size),
+        options={
+            "precision": precision,
+            "kv": kv or "",
+            "tp_size": tp_size,
+            "calibration_texts": calibration_texts if calibrated else 0,
+        },
+        inputs=inputs,
+        maker=by.maker,
+        environment=by.environment,
+        unset=by.unset,
+        expected=["config.json", *(f"rank{rank}.safetensors" for rank in range(tp_size)), "measured/nll.npy"],
+        space=3 * model.bytes,
     )
-    return Checkpoint(made.path, made.manifest, made.reused, made.log)
+
+
+def _conversion(model: Model, tp_size: int, by: Runner) -> stage.Stage:
+    """TensorRT-LLM's own INT8 weight-only conversion, as a stage.
+
+    Raises:
+        WorkshopError: no release is installed here.
+    """
+    from helpers import hardware
+    from helpers.toolchains.tensorrt_llm import commands
+
+    if by.installation is None:
+        raise WorkshopError(
+            "INT8 weight-only is TensorRT-LLM's own conversion, and no release of it is used on this machine. Choose "
+            f"one of {', '.join(map(repr, QUANTIZERS))}, which ModelOpt writes everywhere."
+        )
+    return stage.Stage(
+        title=f"TensorRT-LLM checkpoint of {model.name}, {TITLES['int8_wo']}",
+        kind="checkpoint",
+        command=commands.convert(by.python, str(model.path), tp_size, "{out}"),
+        target=workspace.home() / "checkpoints" / model.folder / folder_name("int8_wo", None, tp_size),
+        options={"precision": "int8_wo", "kv": "", "tp_size": tp_size, "calibration_texts": 0},
+        inputs={"model": model.digest, "worker": workspace.digest(_WORKERS / "trtllm_convert.py")},
+        maker={"tensorrt_llm": by.installation.version},
+        # Its weights are laid out for the generation of the GPU that converts them: no other can build from it.
+        machine={"compute_capability": hardware.identity().get("compute_capability", "")},
+        environment=by.environment,
+        unset=by.unset,
+        expected=["config.json", *(f"rank{rank}.safetensors" for rank in range(tp_size))],
+        space=2 * model.bytes,
+    )
 
 
 def _check_precision(precision: str, kv: str | None) -> None:
@@ -150,16 +340,6 @@ def _check_precision(precision: str, kv: str | None) -> None:
         raise WorkshopError(
             f"An FP8 KV cache goes with FP8 weights here, not with {TITLES[precision]}: with other weights "
             "TensorRT-LLM gives up FP8 attention and block reuse. Use precision='fp8', or kv=None."
-        )
-
-
-def _check_split(model: Model, tp_size: int) -> None:
-    heads, kv_heads = model.heads
-    possible = [n for n in range(1, kv_heads + 1) if heads % n == 0 and kv_heads % n == 0]
-    if tp_size not in possible:
-        raise WorkshopError(
-            f"{model.name} cannot be split over {tp_size} ranks: it has {heads} heads and {kv_heads} key-value heads, "
-            f"and each rank needs a whole share of both. Choose tp_size from {possible}."
         )
 
 
@@ -226,23 +406,27 @@ def sizes(*checkpoints: Checkpoint) -> Table:
 def scaling_factors(checkpoint: Checkpoint, layer: int = 0) -> Table:
     """The scaling factors that the checkpoint stores for one layer: amounts by which stored values are multiplied.
 
+    Where there is one for each channel or group, the smallest and the largest are shown.
+
     Raises:
-        WorkshopError: the checkpoint is not quantized per tensor, so it has no such factors.
+        WorkshopError: the checkpoint is not quantized, so it has none.
     """
     from safetensors import safe_open
 
     rows = []
-    with safe_open(checkpoint.ranks[0], framework="np") as file:
+    with safe_open(checkpoint.ranks[0], framework="pt") as file:
         for name in sorted(file.keys()):
             if f".layers.{layer}." in name and name.endswith("scaling_factor"):
-                value = file.get_tensor(name)
-                if value.size == 1:
-                    rows.append([name.split(f".layers.{layer}.")[1], f"{float(value.ravel()[0]):.6f}"])
+                value = file.get_tensor(name).float()
+                least, most = f"{float(value.min()):.6f}", f"{float(value.max()):.6f}"
+                shown = least if value.numel() == 1 else f"{least} to {most}"
+                rows.append([name.split(f".layers.{layer}.")[1], value.numel(), shown])
     if not rows:
         raise WorkshopError(
-            f"The {checkpoint.title} checkpoint has no per-tensor scaling factors; look at an FP8 one instead."
+            f"The {checkpoint.title} checkpoint is not quantized, so it has no scaling factors; look at an FP8 one."
         )
-    return Table(["scaling factor", "value"], rows, caption=f"Layer {layer} of the {checkpoint.title} checkpoint")
+    caption = f"Layer {layer} of the {checkpoint.title} checkpoint"
+    return Table(["scaling factor", "how many", "value"], rows, caption=caption)
 
 
 def written(*checkpoints: Checkpoint) -> Table:

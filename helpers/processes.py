@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 
@@ -60,6 +61,27 @@ def end_all(process: subprocess.Popen[bytes], patience: float = 2.0) -> None:
     process.wait()
 
 
+class Guard:
+    """Ends a child after a while, unless it is stopped before."""
+
+    def __init__(self, process: subprocess.Popen[bytes], seconds: float | None) -> None:
+        self._ended = False
+        self._timer = threading.Timer(seconds, self._end, [process]) if seconds else None
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        self._ended = True
+        end_all(process)
+
+    def stop(self) -> bool:
+        """Let the child be; True if it was ended already."""
+        if self._timer:
+            self._timer.cancel()
+        return self._ended
+
+
 def end_children(patience: float = 2.0) -> None:
     """End by force every descendant of this process, adopted orphans too: for a process that starts one thing only.
 
@@ -98,3 +120,9 @@ def redactor(environment: Mapping[str, str]) -> Callable[[str], str]:
         return _SECRET_TEXT.sub("[hidden]", text)
 
     return hide
+
+
+def difference(wanted: Mapping[str, str], base: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """How to get from one environment to another: the variables to add or change, and the names to take away."""
+    added = {name: value for name, value in wanted.items() if base.get(name) != value}
+    return added, sorted(name for name in base if name not in wanted)

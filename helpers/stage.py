@@ -39,6 +39,7 @@ class Stage:
         target: where the artifact will be.
         options, inputs, maker, machine: see :class:`helpers.workspace.Manifest`.
         environment: variables added for the command.
+        unset: variables taken away from it.
         expected: file patterns that must exist when the command ends well.
         space: bytes of disk that it needs.
         time_limit: seconds after which it is ended, or None.
@@ -53,6 +54,7 @@ class Stage:
     maker: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    unset: Sequence[str] = ()
     expected: Sequence[str] = ()
     space: int = 0
     time_limit: float | None = None
@@ -129,6 +131,7 @@ def _new_run(stage: Stage) -> Path:
         "command": list(stage.command),
         "target": str(stage.target),
         "environment": dict(stage.environment),
+        "unset": list(stage.unset),
         "expected": list(stage.expected),
         "time_limit": stage.time_limit,
         "manifest": asdict(stage.manifest()),
@@ -202,13 +205,21 @@ def _outcome(stage: Stage, directory: Path, state: dict[str, Any]) -> Artifact:
             processes.end_group(state["group"])
         if "pid" in state:
             workspace.sweep(stage.target, state["pid"])
-    logs = [file.read_text(errors="replace") for file in (log, directory / "supervisor.txt") if file.exists()]
-    telling = telling_lines("\n".join(logs))
+    files = [file for file in (log, directory / "supervisor.txt") if file.exists()]
     raise WorkshopError(
         f"{stage.title}: {why}. Nothing half-made is left.\n"
-        + "".join(f"  | {line}\n" for line in telling)
+        + diagnosis("\n".join(file.read_text(errors="replace") for file in files), why)
         + f"The whole log: {log}\nMend the cause and run this cell again."
     )
+
+
+def diagnosis(log: str, why: str = "") -> str:
+    """What a failed run's log tells, as whole lines: its telling ones, then cause and remedy where they are known."""
+    from helpers.releases import faults
+
+    known = faults.explain(f"{log}\n{why}")
+    answer = f"Cause: {known.cause}\nRemedy: {known.remedy}\n" if known else ""
+    return "".join(f"  | {line}\n" for line in telling_lines(log)) + answer
 
 
 def telling_lines(log: str, most: int = 6) -> list[str]:

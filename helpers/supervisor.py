@@ -144,7 +144,9 @@ def make(run: Run, place: Path) -> None:
         Stopped: see :func:`follow`. RuntimeError: the command failed, or made not all it should.
     """
     command = [part.replace("{out}", str(place)) for part in run.spec["command"]]
-    environment = {**os.environ, **run.spec["environment"]}
+    kept = {name: value for name, value in os.environ.items() if name not in run.spec["unset"]}
+    # The last of these tells a leftover of this run from a stranger's process (helpers.hardware.gpu_memory).
+    environment = {**kept, **run.spec["environment"], "WORKSHOP_RUN": str(run.directory)}
     with (run.directory / "log.txt").open("a") as log:
         log.write(f"$ {workspace.shell_text(command)}\n")
         log.flush()

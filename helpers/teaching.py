@@ -50,15 +50,22 @@ def time_plan() -> Table:
 
 def start(name: str) -> Card:
     """The opening card: this machine, its toolchain, where things are kept, and what is there already."""
-    from helpers import hardware, toolchains
+    from helpers import hardware, releases, toolchains
 
-    machine, toolchain = hardware.look(), toolchains.best()
+    machine = hardware.look()
+    toolchain = toolchains.best(machine)
     this = next(n for n in notebooks() if n.name == name)
     gpus = ", ".join(gpu.name for gpu in machine.gpus) or "no NVIDIA GPU"
-    idle = "; the GPU stays idle, for this version has no TensorRT-LLM toolchain yet"
+    why = ""
+    if toolchain.name == "tensorrt_llm":
+        installed = releases.current(machine)
+        why = f", release {installed.version}" if installed else ": not installed yet, notebook 02 does it"
+    elif machine.gpus:
+        fits = releases.choose_here(machine)
+        why = f". {fits.why}" if fits.release is None else ", as WORKSHOP_TOOLCHAIN asks"
     facts = {
         "machine": f"{machine.cpu.model}, {machine.cpu.cores} cores, {bytes_text(machine.memory_bytes)}; {gpus}",
-        "toolchain": toolchain.title + (idle if machine.gpus and toolchain.name == "openvino" else ""),
+        "toolchain": toolchain.title + why,
         "workspace": f"{workspace.home()} ({_made_text()})",
         "planned": f"{this.minutes} minutes",
     }
@@ -70,17 +77,12 @@ def finish(name: str) -> Card:
     from helpers import hardware
 
     machine = hardware.look()
-    holders = [f"{p.name} (process {p.pid})" for gpu in machine.gpus for p in gpu.processes]
     under_way = [state["title"] for _, state in stage.runs() if stage.is_alive(state)]
-    if not machine.gpus:
-        memory = "there is no GPU here; nothing is held"
-    else:
-        memory = ", ".join(holders) or "nothing: every stage was a process of its own and has ended"
     later = [n for n in notebooks() if n.name > name]
     facts = {
         "you now have": _made_text(),
-        "holding GPU memory": memory,
-        "to free it": "Kernel, Shut Down Kernel; a stage under way ends with it",
+        "holding GPU memory": hardware.holders(machine).note,
+        "to free it": "hardware.free_gpu() ends what the workshop started; Kernel, Shut Down Kernel ends this notebook",
         "still running": ", ".join(under_way) or "nothing",
         "next": f"{later[0].name}.ipynb: {later[0].title}" if later else "this was the last notebook so far",
     }

@@ -21,7 +21,7 @@ def model():
 @pytest.fixture(scope="module")
 def four(model, made_by_notebooks):
     """The checkpoints that notebook 04 made, by precision."""
-    return {p: checkpoint.make(model, p, kv="fp8" if p == "fp8" else None) for p in checkpoint.TITLES}
+    return {p: checkpoint.make(model, p, kv="fp8" if p == "fp8" else None) for p in checkpoint.QUANTIZERS}
 
 
 def tensor(file, name):
@@ -134,7 +134,7 @@ def test_the_tables_show_what_is_there(four):
     assert '"quant_algo": "FP8"' in str(checkpoint.settings(four["fp8"]))
     assert "kv_cache_scaling_factor" in str(checkpoint.scaling_factors(four["fp8"]))
     assert f"{four['fp8'].weight_bytes:,}" in checkpoint.sizes(four["fp16"], four["fp8"])._repr_html_()
-    with pytest.raises(WorkshopError, match="no per-tensor scaling factors"):
+    with pytest.raises(WorkshopError, match="has no scaling factors"):
         checkpoint.scaling_factors(four["fp16"])
 
 

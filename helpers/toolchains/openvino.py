@@ -6,23 +6,28 @@ Everything runs in child processes, as it does with TensorRT-LLM.
 """
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import sysconfig
-from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from helpers import checkpoint, processes, stage, workspace
-from helpers.cards import Card, Table
-from helpers.errors import WorkshopError
+from helpers import checkpoint, plots, stage, workspace
+from helpers.cards import Card, Picture, Table
 from helpers.hardware import cpu_identity
 from helpers.models import Model
-from helpers.progress import Bar, Live
-from helpers.toolchains.base import TITLES, Engine, Generation, check_precision, require_fit
+from helpers.toolchains import base
+from helpers.toolchains.base import (
+    TITLES,
+    Choices,
+    Engine,
+    Generation,
+    converse,
+    disguised,
+    rebuild_command,
+    require_fit,
+)
 from helpers.workspace import Artifact
 
 name = "openvino"
@@ -37,6 +42,18 @@ _PACKAGES = ("openvino", "openvino-genai", "openvino-tokenizers", "nncf", "optim
 def release() -> dict[str, str]:
     """The packages that decide what an engine looks like, and their versions."""
     return {package: version(package) for package in ("openvino", "openvino-genai", "nncf")}
+
+
+def choices() -> Choices:
+    """Which precisions an engine for this CPU can have."""
+    said = {
+        "fp16": "16-bit weights, the starting point.",
+        "fp8": "8-bit weights and activations; a CPU has no FP8 arithmetic and widens them to multiply.",
+        "int8": "8-bit weights and activations.",
+        "int8_wo": "only the TensorRT-LLM toolchain builds it.",
+        "int4_awq": "only the TensorRT-LLM toolchain builds it; its checkpoint is made here all the same.",
+    }
+    return Choices(cpu_identity()["cpu"], said, ("fp16", "fp8", "int8"))
 
 
 def export(model: Model) -> Artifact:
@@ -69,7 +86,7 @@ def build(model: Model, precision: str = "fp16") -> Engine:
     Raises:
         WorkshopError: an unknown precision, or a failed stage.
     """
-    check_precision(precision)
+    choices().require(precision)
     graph = export(model)
     worker = _WORKERS / "openvino_build.py"
     inputs = {
@@ -111,9 +128,7 @@ def refusal(engine: Engine) -> str | None:
         return None
     return (
         f"This engine was built for {'; '.join(parts)}, and is not loaded here. Engines are compiled for one machine "
-        "and one release. Build it again: "
-        + workspace.shell_text(["python", "-m", "helpers", "build", engine.manifest.options["model"]])
-        + f" --precision {engine.precision}"
+        f"and one release. Build it again: {rebuild_command(engine)}"
     )
 
 
@@ -131,50 +146,7 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
     require_fit(sys.modules[__name__], engine)
     request = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": ignore_eos}
     command = [sys.executable, str(_WORKERS / "openvino_generate.py"), str(engine.path), json.dumps(request)]
-    log = stage.run_directory(f"generate-{engine.path.name}") / "log.txt"
-    details = (("command", workspace.shell_text(command)), ("log", str(log)))
-    live, text, last = Live(), "", {}
-    live.show(Bar("Loading the engine", 0.0, details=details))
-    with log.open("wb") as told:
-        worker = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=told,
-            start_new_session=True,
-            preexec_fn=processes.die_with_parent,
-        )
-        assert worker.stdout is not None
-        try:
-            for line in worker.stdout:
-                if line.startswith(b"{"):
-                    last = json.loads(line)
-                    text += last.get("piece", "")
-                    live.show_text(prompt, text)
-            worker.wait()
-        finally:
-            if worker.poll() is None:
-                processes.end_all(worker)
-    told_text = processes.redactor(os.environ)(log.read_text(errors="replace"))
-    workspace.write_whole(log, told_text)
-    if worker.returncode != 0 or "tokens" not in last:
-        raise WorkshopError(
-            f"The engine's process ended with status {worker.returncode}: "
-            f"{' / '.join(stage.telling_lines(told_text))}. The whole log: {log}. "
-            "Run the cell again; if it fails again, build the engine again."
-        )
-    made = Generation(
-        prompt=prompt,
-        text=text,
-        tokens=last["tokens"],
-        load_seconds=last["load_seconds"],
-        first_token_seconds=last["first_token_seconds"],
-        seconds=last["seconds"],
-        engine=engine.title,
-        ended="its end-of-sequence token" if last["finished"] else f"the limit of {max_tokens} tokens",
-        details=details,
-    )
-    live.finish(made)
-    return made
+    return converse(engine, command, prompt, max_tokens)
 
 
 def score(engine: Engine) -> Any:
@@ -217,6 +189,12 @@ def score(engine: Engine) -> Any:
     return np.load(made.path / "nll.npy")
 
 
+def operations_drawn(engine: Engine) -> Picture:
+    """Operations before and after compilation."""
+    counts = [sum(engine.graph[when].values()) for when in ("before", "after")]
+    return plots.bars(["before compilation", "after"], counts, "operations", "measured: operations in the graph")
+
+
 def operations(engine: Engine) -> Table:
     """How compilation changed the graph: the commonest operations before and after, and which came and went."""
     before, after = engine.graph["before"], engine.graph["after"]
@@ -231,6 +209,11 @@ def operations(engine: Engine) -> Table:
         caption=f"Graph of the {engine.title} engine, before and after compilation",
         note=f"Of {sum(before.values())} operations, {sum(after.values())} are left. Gone: {gone}. New: {new}.",
     )
+
+
+def install() -> Table:
+    """Nothing to do: ``make setup`` has installed this toolchain with the notebooks' own environment."""
+    return verify()
 
 
 def verify() -> Table:
@@ -280,33 +263,11 @@ def _check_compile() -> list[str]:
     return ["compile and run a graph", "as numpy", "as numpy" if right else "differs", "ok" if right else "not ok"]
 
 
-def from_elsewhere(engine: Engine, **machine: str) -> Engine:
-    """A copy of an engine whose manifest is altered to say that it was built on another machine (for notebook 03).
-
-    Args:
-        engine: a real engine of this machine; it is left as it is, and the copy shares its files.
-        machine: what the copy shall claim, such as ``cpu="Another CPU"``.
-    """
-    place = workspace.home() / "scratch" / f"{engine.path.name}-from-elsewhere"
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(engine.path, place, copy_function=_link)
-    manifest = replace(engine.manifest, machine={**engine.manifest.machine, **machine})
-    workspace.write_whole(place / workspace.MANIFEST, json.dumps(asdict(manifest), indent=1))
-    return Engine(place, manifest)
-
-
-def _link(source: str, copy: str) -> None:
-    """A second name for a file, or a copy of it where the disk has no links."""
-    try:
-        os.link(source, copy)
-    except OSError:
-        shutil.copy2(source, copy)
+def from_elsewhere(engine: Engine) -> Engine:
+    """A copy of an engine that claims to have been built for another processor (for notebook 03)."""
+    return disguised(engine, cpu="Another Processor 9000")
 
 
 def about(engine: Engine) -> Card:
-    """What an engine is tied to, from its manifest."""
-    made = engine.manifest
-    facts = {"built for": ", ".join(f"{k} {v}" for k, v in made.machine.items())}
-    facts["built by"] = ", ".join(f"{k} {v}" for k, v in made.maker.items())
-    facts["runs here"] = "no" if refusal(engine) else "yes"
-    return Card(f"{engine.title} engine in {engine.path.name}", facts)
+    """What an engine is tied to, and whether it runs here."""
+    return base.about(engine, refusal(engine))

@@ -1,7 +1,9 @@
 """Worker: turn Hugging Face weights into a TensorRT-LLM checkpoint with NVIDIA's ModelOpt, and measure what that did.
 
 Runs as a process of its own, one for each checkpoint: ModelOpt takes seconds to import and keeps its settings in
-module-level dicts. It imports nothing of ``helpers``, so that it can run under another Python (notebooks 03 and 04).
+module-level dicts. It imports nothing of ``helpers``, so that it can run under another Python (notebooks 03 and 04):
+that of a TensorRT-LLM release, on its GPU (ModelOpt 0.33 to 0.37, transformers 4.53 to 4.57), or the notebooks' own, on
+the CPU.
 
 Writes into the output folder what ``trtllm-build`` reads (``config.json``, ``rank{N}.safetensors``) and, in
 ``measured/``, what the quantizer's own arithmetic gives: ``nll.npy`` (negative log-likelihood of each held-out token),
@@ -32,6 +34,19 @@ def read_texts(file: Path) -> list[str]:
     return [json.loads(line)["text"] for line in file.read_text().splitlines() if line.strip()]
 
 
+def load(folder: Path) -> Any:
+    """The model, ready to run: on the GPU in its own 16 bits, on a CPU in 32, which has no fast 16-bit arithmetic."""
+    import torch
+    import transformers
+
+    on_gpu = torch.cuda.is_available()
+    # The argument was called torch_dtype before transformers 4.56.
+    newer = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4, 56)
+    kind = {"dtype" if newer else "torch_dtype": torch.float16 if on_gpu else torch.float32}
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, **kind).eval()
+    return model.cuda() if on_gpu else model
+
+
 def packed(tokenizer: Any, texts: list[str], length: int) -> list[Any]:
     """Token ids of all texts, end to end, cut into rows of ``length``; each a tensor of shape [1, <= length]."""
     import torch
@@ -57,16 +72,21 @@ def quantize(model: Any, precision: str, kv: str | None, rows: list[Any]) -> Any
         with torch.inference_mode():
             for number, row in enumerate(rows):
                 progress(number, len(rows), f"calibrating, pass {passes + 1}")
-                calibrated(input_ids=row)
+                calibrated(input_ids=row.to(model.device))
         passes += 1
 
     return mtq.quantize(model, settings, feed)
 
 
 def folded(model: Any) -> Any:
-    """A copy of a quantized model whose weights are rounded once and for all, instead of at every pass."""
+    """A copy of a quantized model whose weights are rounded once and for all, instead of at every pass.
+
+    On a GPU the model itself: rounding costs it little, and its memory may not hold a second one.
+    """
     import modelopt.torch.quantization as mtq
 
+    if model.device.type == "cuda":
+        return model
     ready = copy.deepcopy(model)
     mtq.fold_weight(ready)
     return ready
@@ -106,8 +126,9 @@ def score(model: Any, tokenizer: Any, texts: list[str], rows: int = 24) -> np.nd
             chosen = order[start : start + rows]
             width = max(len(ids[i]) for i in chosen)
             batch = torch.tensor([ids[i] + [tokenizer.eos_token_id] * (width - len(ids[i])) for i in chosen])
+            batch = batch.to(model.device)
             likelihood = model(input_ids=batch).logits.float().log_softmax(-1)
-            taken = likelihood[:, :-1].gather(-1, batch[:, 1:, None])[..., 0]
+            taken = likelihood[:, :-1].gather(-1, batch[:, 1:, None])[..., 0].cpu()
             for row, i in enumerate(chosen):
                 parts[i] = -taken[row, : len(ids[i]) - 1].numpy()
     return np.concatenate([parts[i] for i in range(len(ids))]).astype(np.float32)
@@ -117,10 +138,23 @@ def continuation(model: Any, tokenizer: Any, prompt: str, tokens: int) -> str:
     """The prompt and its greedy continuation, at most ``tokens`` long."""
     import torch
 
-    row = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    row = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
     with torch.inference_mode():
         made = model.generate(row, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id)
     return str(tokenizer.decode(made[0], skip_special_tokens=True))
+
+
+def check_kv_cache(folder: Path, kv: str | None) -> None:
+    """Refuse a checkpoint that lacks the quantized KV cache that was asked for.
+
+    ModelOpt 0.33 leaves it out, without a word, under a transformers that is newer than it knows.
+    """
+    found = json.loads((folder / "config.json").read_text())["quantization"]["kv_cache_quant_algo"]
+    if kv and not found:
+        raise SystemExit(
+            f"error: ModelOpt wrote no scaling factors for a KV cache in {kv.upper()}. Its release and that of "
+            "transformers do not fit together: install both as TensorRT-LLM pins them (notebook 02)."
+        )
 
 
 def parse() -> argparse.Namespace:
@@ -146,11 +180,10 @@ def main() -> None:
     progress(0, 1, "importing torch and ModelOpt")
     import torch
     from modelopt.torch.export import export_tensorrt_llm_checkpoint
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    # The weights are 16-bit; they are computed with in 32, because a CPU has no fast 16-bit arithmetic.
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    model = load(arguments.model)
     measured = arguments.output / "measured"
     measured.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
@@ -174,6 +207,7 @@ def main() -> None:
             arguments.output,
             inference_tensor_parallel=arguments.tp_size,
         )
+    check_kv_cache(arguments.output, arguments.kv_cache)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,115 @@
+"""How much memory a model's parts take, computed from its ``config.json`` alone.
+
+Pure arithmetic: it works for a model that is on no disk yet and for a GPU that is in no machine here. Weights are exact
+up to file headers (compared with real checkpoints in the tests); activations are an estimate and labelled so.
+Notebook 00 asks the first question ("does it fit?"); :mod:`helpers.plan` shows the answers for a pod.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from helpers.errors import WorkshopError
+
+GIB = 2**30
+BYTES_PER_WEIGHT = {"fp16": 2.0, "fp8": 1.0, "int8_sq": 1.0, "int8_wo": 1.0, "int4_awq": 0.5}
+"""Bytes of one weight of a linear layer, by the checkpoint's precision; embedding, last layer and norms stay at 2."""
+
+KV_BYTES = {None: 2, "fp8": 1, "int8": 1}
+"""Bytes of one number in the KV cache."""
+
+AWQ_GROUP = 128
+"""Weights that share one FP16 scaling factor in INT4 AWQ: ModelOpt's block size and TensorRT-LLM's default."""
+
+SHARE_USED = 0.9
+"""Share of a GPU's memory that is planned with; the driver, CUDA and the runtime take the rest (an estimate)."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a Llama's ``config.json`` that decide its size."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    intermediate: int
+    vocabulary: int
+    positions: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Shape":
+        """From a model's ``config.json``; older ones name neither key-value heads nor the size of a head."""
+        heads = int(config["num_attention_heads"])
+        return cls(
+            layers=int(config["num_hidden_layers"]),
+            hidden=int(config["hidden_size"]),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_size=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
+            intermediate=int(config["intermediate_size"]),
+            vocabulary=int(config["vocab_size"]),
+            positions=int(config["max_position_embeddings"]),
+        )
+
+    @property
+    def splits(self) -> list[int]:
+        """Numbers of ranks that the model can be split over: each needs a whole share of both kinds of heads."""
+        return [n for n in range(1, self.kv_heads + 1) if self.heads % n == 0 and self.kv_heads % n == 0]
+
+    @property
+    def matrices(self) -> tuple[tuple[int, int], ...]:
+        """(outputs, inputs) of one layer's linear layers as TensorRT-LLM keeps them: qkv, dense, fc, gate, proj."""
+        queries = self.heads * self.head_size
+        keys_and_values = 2 * self.kv_heads * self.head_size
+        wide = (self.intermediate, self.hidden)
+        return ((queries + keys_and_values, self.hidden), (self.hidden, queries), wide, wide, wide[::-1])
+
+
+def weight_bytes(shape: Shape, precision: str, tp_size: int = 1) -> int:
+    """Bytes of one rank's weights in a TensorRT-LLM checkpoint, and about those of its engine.
+
+    Args:
+        shape: of the model.
+        precision: a key of :data:`BYTES_PER_WEIGHT`.
+        tp_size: number of ranks; everything but the norms is split.
+    """
+    layer = sum(outputs * inputs for outputs, inputs in shape.matrices) * BYTES_PER_WEIGHT[precision]
+    if precision in ("int8_sq", "int8_wo"):
+        layer += sum(outputs for outputs, _ in shape.matrices) * (4 if precision == "int8_sq" else 2)
+    if precision == "int4_awq":
+        layer += 2 * sum(outputs * inputs // AWQ_GROUP for outputs, inputs in shape.matrices)
+    embedding_and_head = 2 * 2 * shape.vocabulary * shape.hidden
+    norms = 2 * (2 * shape.layers + 1) * shape.hidden
+    return int((shape.layers * layer + embedding_and_head) / tp_size + norms)
+
+
+def kv_bytes_per_token(shape: Shape, kv: str | None = None, tp_size: int = 1) -> int:
+    """Bytes that one token of one request takes in one rank's KV cache: a key and a value in every layer."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_size * KV_BYTES[kv] // tp_size
+
+
+def activation_bytes(shape: Shape, tokens: int, requests: int, tp_size: int = 1) -> int:
+    """An estimate of what one step holds besides weights and KV cache.
+
+    For each token, in FP16: the residual stream with its normalized copy and its sum, queries, keys and values, and the
+    MLP's two wide intermediates with their product; for each request, one row of FP32 logits. TensorRT-LLM reserves
+    this when the engine is built for that many tokens and requests (its documentation, "Memory Usage of TensorRT-LLM").
+    """
+    queries_keys_values = (shape.heads + 2 * shape.kv_heads) * shape.head_size
+    per_token = 3 * shape.hidden + (queries_keys_values + 3 * shape.intermediate) // tp_size
+    return 2 * tokens * per_token + 4 * requests * shape.vocabulary
+
+
+def require_split(name: str, shape: Shape, tp_size: int) -> None:
+    """Refuse a number of ranks that does not divide the heads.
+
+    Raises:
+        WorkshopError: names the numbers that do.
+    """
+    if tp_size not in shape.splits:
+        raise WorkshopError(
+            f"{name} cannot be split over {tp_size} ranks: it has {shape.heads} heads and {shape.kv_heads} key-value "
+            f"heads, and each rank needs a whole share of both. Choose tp_size from {shape.splits}."
+        )

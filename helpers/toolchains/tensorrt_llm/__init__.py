@@ -1,0 +1,372 @@
+"""The GPU toolchain: TensorRT-LLM builds the engine and runs it.
+
+Nothing of TensorRT-LLM is imported here. Its programs, and small workers on its own Python, run as child processes, so
+GPU memory is free the moment a stage ends. Which release that is, and where, :mod:`helpers.releases` knows; the
+commands themselves are data in :mod:`helpers.toolchains.tensorrt_llm.commands` (notebooks 02, 03 and 04).
+"""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from helpers import checkpoint, hardware, memory, plots, processes, releases, stage, workspace
+from helpers.cards import Card, Picture, Table
+from helpers.checkpoint import Checkpoint
+from helpers.errors import WorkshopError
+from helpers.models import Model
+from helpers.releases import Installation
+from helpers.toolchains import base
+from helpers.toolchains.base import (
+    CHECKPOINTS,
+    TITLES,
+    Choices,
+    Engine,
+    Generation,
+    disguised,
+    rebuild_command,
+    require_fit,
+)
+from helpers.toolchains.tensorrt_llm import commands
+from helpers.toolchains.tensorrt_llm.sizes import engine_sizes, scoring_sizes
+
+name = "tensorrt_llm"
+title = "TensorRT-LLM on the GPU"
+default_model = "TinyLlama"  # the talk's model
+
+_WORKERS = Path(__file__).parents[2] / "workers"
+# An engine of a small model builds in a minute or two; what has not moved after this long hangs (facts of MPI, mostly).
+_BUILD_LIMIT = 3600.0
+_LOAD_LIMIT = 900.0
+
+
+def install() -> Table:
+    """Adopt or install the release that fits this machine, as a stage; then one line a program and entry point.
+
+    Raises:
+        WorkshopError: something it needs is missing, or a step failed.
+    """
+    return releases.checks(releases.ensure())
+
+
+def verify() -> Table:
+    """One line a check of the installed release.
+
+    Raises:
+        WorkshopError: none is installed yet.
+    """
+    return releases.checks(releases.require())
+
+
+def choices(gpu: str | None = None) -> Choices:
+    """Which precisions an engine can have on this machine's GPU, or on another.
+
+    Args:
+        gpu: a key of ``data/gpus.toml``, such as ``"a10g"``; None for the GPU here.
+
+    Raises:
+        WorkshopError: no such GPU, or TensorRT-LLM has no kernels for it.
+    """
+    if gpu is not None:
+        sheet = hardware.by_key(gpu)
+        return choices_of(sheet.name, sheet.compute_capability)
+    here = _gpu()
+    return choices_of(here.name, here.compute_capability)
+
+
+def choices_of(product: str, capability: tuple[int, int]) -> Choices:
+    """Which precisions an engine can have on a GPU, from the tables in ``data/gpus.toml``.
+
+    Raises:
+        WorkshopError: TensorRT-LLM has no kernels for a GPU of this compute capability.
+    """
+    support = hardware.support(capability)
+    if support is None:
+        raise WorkshopError(releases.choose(capability, product, driver="").why)
+    said, offered = {}, []
+    for precision, made_from in CHECKPOINTS.items():
+        if made_from in support.engine_weights:
+            offered.append(precision)
+            unsure = f"engine_weights.{made_from}" in support.unverified
+            said[precision] = _SAID[precision] + (" Nobody has reported it on this generation yet." if unsure else "")
+        else:
+            said[precision] = support.refusals[made_from]
+    return Choices(f"the {product}", said, tuple(offered))
+
+
+_SAID = {
+    "fp16": "the starting point.",
+    "fp8": "weights, activations and KV cache at 8 bits; multiplied in FP8.",
+    "int8": "weights and activations at 8 bits (SmoothQuant); multiplied in INT8.",
+    "int8_wo": "weights at 8 bits, widened to FP16 to multiply: half to read, no faster arithmetic.",
+    "int4_awq": "weights at 4 bits, widened to FP16 to multiply: a quarter to read.",
+}
+
+
+def build(model: Model, precision: str = "fp16", made: Checkpoint | None = None) -> Engine:
+    """Build an engine for this GPU from the model's TensorRT-LLM checkpoint, which is made if it is not there.
+
+    Args:
+        model: from :func:`helpers.models.find`.
+        precision: a key of :data:`CHECKPOINTS`; ``fp8`` has an FP8 KV cache too.
+        made: a checkpoint of this model from elsewhere, to build from instead; its precision then counts.
+
+    Raises:
+        WorkshopError: the GPU has no such precision, the model does not fit it, or a stage failed.
+    """
+    if made is not None:
+        precision = next(p for p, made_from in CHECKPOINTS.items() if made_from == made.precision)
+    choices().require(precision)
+    return _built(model, precision, made, scoring=False)
+
+
+def _built(model: Model, precision: str, made: Checkpoint | None, scoring: bool) -> Engine:
+    """An engine to generate with, or one that keeps the logits of every token, to score with."""
+    installation, gpu = releases.require(), _gpu()
+    source = made or base.quantized(model, precision)
+    checkpoint.require_readable(source, installation)
+    shape = memory.Shape.of(model.config)
+    sizes = (
+        scoring_sizes(shape)
+        if scoring
+        else engine_sizes(shape, model.name, source.precision, source.kv, gpu.memory_bytes, gpu.name, source.tp_size)
+    )
+    timings = _timings(installation)
+    command = commands.build(
+        str(installation.program("trtllm-build")),
+        str(source.path),
+        "{out}",
+        sizes,
+        source.tp_size,
+        str(timings) if timings.exists() else None,
+        context_logits=scoring,
+    )
+    installation.require("trtllm-build", *(word for word in command if word.startswith("--")))
+    purpose = "-scoring" if scoring else ""
+    task = _stage(
+        installation,
+        source.tp_size,
+        title=f"Engine of {model.name}, {TITLES[precision]}{', for scoring' if scoring else ''}, {title}",
+        kind="engine",
+        command=command,
+        target=workspace.home() / "engines" / model.folder / f"{name}-{precision}{purpose}",
+        options={
+            "toolchain": name,
+            "model": model.source,
+            "precision": precision,
+            "kv": source.kv or "",
+            "tp_size": source.tp_size,
+            **vars(sizes),
+        },
+        inputs={"checkpoint": _weights_digest(source), "model": model.digest},
+        machine=hardware.identity(),
+        expected=["config.json", *(f"rank{rank}.engine" for rank in range(source.tp_size))],
+        space=3 * source.weight_bytes,
+        time_limit=_BUILD_LIMIT,
+    )
+    result = stage.ensure(task) if scoring else stage.run(task)
+    _keep_timings(result.path / "timing.cache", timings)
+    return Engine(result.path, result.manifest, result.reused, result.log)
+
+
+def _weights_digest(made: Checkpoint) -> str:
+    """One digest of what ``trtllm-build`` reads: the settings and every rank's weights."""
+    return workspace.digest(made.path / "config.json", *made.ranks)
+
+
+def _gpu() -> hardware.Gpu:
+    """The GPU that engines are built for.
+
+    Raises:
+        WorkshopError: there is none that TensorRT-LLM has kernels for.
+    """
+    gpu = hardware.supported_gpu(hardware.look())
+    if gpu is None:
+        raise WorkshopError(
+            "There is no GPU here that TensorRT-LLM has kernels for. Use the CPU toolchain, or preview a pod's "
+            "commands with: python -m helpers plan --gpu rtx-4090"
+        )
+    return gpu
+
+
+def maker(installation: Installation) -> dict[str, str]:
+    """The packages that decide what an engine looks like, and their versions."""
+    return {package: installation.versions[package] for package in ("tensorrt_llm", "tensorrt")}
+
+
+def _stage(installation: Installation, gpus: int = 1, **fields: Any) -> stage.Stage:
+    """A stage under the release's Python: its makers, and the environment of its workers."""
+    environment, unset = processes.difference(releases.worker_environment(installation, gpus), os.environ)
+    return stage.Stage(maker=maker(installation), environment=environment, unset=unset, **fields)
+
+
+def _timings(installation: Installation) -> Path:
+    """Where the timing cache of earlier builds for this GPU and release is kept."""
+    product = hardware.identity()["gpu"].replace(" ", "-").replace("/", "-")
+    return workspace.home() / "timings" / f"{installation.version}-{product}.cache"
+
+
+def _keep_timings(made: Path, kept: Path) -> None:
+    """Let later builds use what this one timed; by rename, so that a killed copy leaves the old one whole."""
+    if not made.exists():
+        return
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_name(f".{kept.name}.{os.getpid()}")
+    shutil.copyfile(made, part)
+    part.replace(kept)
+
+
+def refusal(engine: Engine) -> str | None:
+    """Why this engine cannot run here, with the command that rebuilds it; None if it can.
+
+    TensorRT engines are tied to the compute capability and to the release. Another product of the same capability runs
+    them, tuned for its sibling: see :func:`warning`.
+    """
+    if engine.toolchain != name:
+        parts = [f"toolchain {engine.toolchain} (here: {name})"]
+    else:
+        here, there = hardware.identity(), engine.manifest.machine
+        now, then = maker(releases.require()), engine.manifest.maker
+        pairs = [("compute capability", there.get("compute_capability"), here.get("compute_capability"))]
+        pairs += [(package, then.get(package), now[package]) for package in now]
+        parts = [f"{what} {was} (here: {found})" for what, was, found in pairs if was != found]
+    if not parts:
+        return None
+    return (
+        f"This engine was built for {'; '.join(parts)}, and is not loaded here. Engines are compiled for one kind of "
+        f"GPU and one release. Build it again: {rebuild_command(engine)}"
+    )
+
+
+def warning(engine: Engine) -> str:
+    """What to keep in mind about an engine of another product of the same capability; empty for this very product."""
+    here, there = hardware.identity().get("gpu"), engine.manifest.machine.get("gpu")
+    if here == there:
+        return ""
+    return (
+        f"Built and tuned on another product, the {there}: it runs on the {here}, since both have the same compute "
+        f"capability, but perhaps not at its best. To tune it here: {rebuild_command(engine)}"
+    )
+
+
+def about(engine: Engine) -> Card:
+    """What an engine is tied to, and whether it runs here."""
+    return base.about(engine, refusal(engine), warning(engine))
+
+
+def from_elsewhere(engine: Engine) -> Engine:
+    """A copy of an engine that claims to have been built for a GPU of another generation (for notebook 03)."""
+    other = ("NVIDIA H100 80GB HBM3", "9.0")
+    if engine.manifest.machine.get("compute_capability") == other[1]:
+        other = ("NVIDIA GeForce RTX 4090", "8.9")
+    return disguised(engine, gpu=other[0], compute_capability=other[1])
+
+
+def _model(engine: Engine) -> Model:
+    """The model that an engine was built from; its folder has the tokenizer and the settings."""
+    from helpers import models
+
+    return models.find(str(engine.manifest.options["model"]))
+
+
+def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool = False) -> Generation:
+    """Continue a prompt greedily, showing the text as it comes.
+
+    Raises:
+        WorkshopError: the engine does not fit this machine, the prompt and answer are longer than it was built for, or
+            its process failed.
+    """
+    require_fit(sys.modules[__name__], engine)
+    longest = int(engine.manifest.options["max_seq_len"])
+    if max_tokens >= longest:
+        raise WorkshopError(
+            f"max_tokens is {max_tokens:,}, and this engine was built for {longest:,} tokens of prompt and answer "
+            "together. Ask for fewer, or build one for longer sequences."
+        )
+    note = warning(engine)
+    if note:
+        print(note)
+    installation = releases.require()
+    gpus = int(engine.manifest.options["tp_size"])
+    command = commands.generate(
+        *(str(installation.python), str(engine.path), str(_model(engine).path), prompt),
+        *(max_tokens, ignore_eos, gpus),
+    )
+    environment = releases.worker_environment(installation, gpus)
+    return base.converse(engine, command, prompt, max_tokens, environment, _LOAD_LIMIT)
+
+
+def score(engine: Engine) -> Any:
+    """Negative log-likelihood (nats) of each held-out token under the engine's arithmetic; shape [tokens].
+
+    An engine that keeps the logits of every token is large in use, so scoring has one of its own with small limits,
+    built from the same checkpoint. The tokens are those of :attr:`helpers.checkpoint.Checkpoint.nll`, in the same
+    order.
+
+    Raises:
+        WorkshopError: the engine does not fit this machine, or a stage failed.
+    """
+    import numpy as np
+
+    require_fit(sys.modules[__name__], engine)
+    installation, model = releases.require(), _model(engine)
+    scoring = _built(model, engine.precision, None, scoring=True)
+    task = _stage(
+        installation,
+        title=f"Perplexity of {model.source}, {engine.title}, {title}",
+        kind="score",
+        command=commands.score(
+            *(str(installation.python), str(scoring.path), str(model.path), str(checkpoint.HELD_OUT), "{out}")
+        ),
+        target=workspace.home() / "scores" / model.folder / engine.path.name,
+        inputs={
+            "checkpoint": scoring.manifest.inputs["checkpoint"],
+            "held-out text": workspace.digest(checkpoint.HELD_OUT),
+            "worker": workspace.digest(_WORKERS / "trtllm_score.py"),
+        },
+        machine=hardware.identity(),
+        expected=["nll.npy"],
+        time_limit=_BUILD_LIMIT,
+    )
+    return np.load(stage.run(task).path / "nll.npy")
+
+
+def counts(engine: Engine) -> dict[str, int]:
+    """How many operations of each type the compiler made, asked of TensorRT's own inspector (a short stage)."""
+    require_fit(sys.modules[__name__], engine)
+    installation = releases.require()
+    task = _stage(
+        installation,
+        title=f"Operations in the {engine.title} engine",
+        kind="inspection",
+        command=commands.inspect(str(installation.python), str(engine.path), "{out}"),
+        target=workspace.home() / "inspections" / engine.path.parent.name / engine.path.name,
+        inputs={
+            "engine": workspace.digest(engine.path / "config.json", engine.path / "rank0.engine"),
+            "worker": workspace.digest(_WORKERS / "trtllm_inspect.py"),
+        },
+        expected=["operations.json"],
+        time_limit=_LOAD_LIMIT,
+    )
+    return dict(json.loads((stage.ensure(task).path / "operations.json").read_text())["after"])
+
+
+def operations(engine: Engine) -> Table:
+    """What the compiler made of the graph, by type; what went in, TensorRT does not keep."""
+    found = sorted(counts(engine).items(), key=lambda pair: -pair[1])
+    rows = [[kind, count] for kind, count in found] + [["all types", sum(count for _, count in found)]]
+    return Table(
+        ["operation", "in the engine"],
+        rows,
+        caption=f"What TensorRT compiled: the {engine.title} engine, first rank",
+        note="TensorRT keeps only what came out; the graph that went in is not in an engine.",
+    )
+
+
+def operations_drawn(engine: Engine) -> Picture:
+    """The commonest types of operations in the engine."""
+    found = sorted(counts(engine).items(), key=lambda pair: -pair[1])[:6]
+    labels, numbers = [kind for kind, _ in found], [count for _, count in found]
+    return plots.bars(labels, numbers, "operations", "measured: operations in the engine, by type")

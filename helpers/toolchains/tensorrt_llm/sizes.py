@@ -1,0 +1,75 @@
+"""The sizes an engine is built for: batch, tokens in a step, and lengths, from the GPU's memory (notebook 03).
+
+``trtllm-build``'s own defaults (2,048 requests, 8,192 tokens) reserve more than a 24 GB card has, and end in "out of
+memory" when the engine starts; so every build here says its sizes.
+"""
+
+from dataclasses import dataclass
+
+from helpers.cards import bytes_text
+from helpers.errors import WorkshopError
+from helpers.memory import SHARE_USED, Shape, activation_bytes, kv_bytes_per_token, weight_bytes
+
+# As in the talk: its benchmarks run at batch 64, and its recipes say prompts and answers in thousands of tokens.
+_LARGEST_BATCH = 64
+_LONGEST = 2048
+_TOKENS_IN_A_STEP = 4096
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What an engine can hold at most.
+
+    Attributes:
+        max_batch_size: requests that run at once.
+        max_num_tokens: tokens that go through one step, all requests together.
+        max_input_len: tokens in a prompt.
+        max_seq_len: tokens in a prompt and its answer.
+    """
+
+    max_batch_size: int
+    max_num_tokens: int
+    max_input_len: int
+    max_seq_len: int
+
+    def options(self) -> dict[str, int]:
+        """The same as options of ``trtllm-build``."""
+        return {f"--{name}": value for name, value in vars(self).items()}
+
+
+def engine_sizes(
+    shape: Shape, name: str, precision: str, kv: str | None, memory_bytes: int, gpu: str, tp_size: int = 1
+) -> Sizes:
+    """The largest batch (a power of two up to 64) whose requests fit at full length beside the weights.
+
+    Args:
+        shape: of the model called ``name``.
+        precision: the checkpoint's.
+        kv: the KV cache's: None for 16 bits, ``fp8`` or ``int8``.
+        memory_bytes: of each GPU, the product ``gpu``.
+        tp_size: number of GPUs.
+
+    Raises:
+        WorkshopError: not even one request fits; says what does.
+    """
+    longest = min(_LONGEST, shape.positions)
+    tokens = max(_TOKENS_IN_A_STEP, longest)
+    weights = weight_bytes(shape, precision, tp_size)
+    request = longest * kv_bytes_per_token(shape, kv, tp_size)
+    batch = _LARGEST_BATCH
+    while batch:
+        needed = weights + activation_bytes(shape, tokens, batch, tp_size) + batch * request
+        if needed <= SHARE_USED * memory_bytes:
+            return Sizes(batch, tokens, longest // 2, longest)
+        batch //= 2
+    raise WorkshopError(
+        f"{name} does not fit a {gpu}: its weights take {bytes_text(weights)} at this precision, a request of "
+        f"{longest:,} tokens {bytes_text(request)} more, and the GPU has {bytes_text(memory_bytes)}. Choose fewer "
+        "bits, more GPUs (tp_size), or a smaller model."
+    )
+
+
+def scoring_sizes(shape: Shape) -> Sizes:
+    """Small sizes for an engine that only scores held-out text: it keeps the logits of every token, which are large."""
+    longest = min(1024, shape.positions)
+    return Sizes(max_batch_size=8, max_num_tokens=longest, max_input_len=longest - 1, max_seq_len=longest)

@@ -1,0 +1,286 @@
+"""The GPU route end to end, on doubles of NVIDIA's programs and real checkpoints of the bundled model.
+
+What is real: ModelOpt's checkpoints, the stages, the manifests, the workers. What is not: the compiler and the GPU
+(``tests/doubles``).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Pids, runs, until
+from doubles import make_release, pod
+
+from helpers import workspace
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def pythons(tmp_path_factory) -> dict[str, Path]:
+    """The double of each offered release, by version."""
+    place = tmp_path_factory.mktemp("releases")
+    return {version: make_release(place / version, version) for version in ("1.2.1", "1.0.0")}
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory) -> Path:
+    """Workspaces that the tests of this file share, one a machine: real checkpoints take half a minute each."""
+    return tmp_path_factory.mktemp("pods")
+
+
+RELEASE_OF = {"a10g": "1.0.0"}  # its driver is too old for the other
+
+
+def variables(machine: str, homes: Path, pythons: dict[str, Path], **more: str) -> dict[str, str]:
+    version = RELEASE_OF.get(machine, "1.2.1")
+    return {**os.environ, **pod(machine, homes / machine, pythons[version], **more)}
+
+
+def helpers(environment: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "helpers", *words]
+    return subprocess.run(
+        command, cwd=workspace.REPOSITORY, env=environment, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def on(homes, pythons):
+    """Run ``python -m helpers`` on a machine, after its release was adopted."""
+    ready: set[str] = set()
+
+    def run(machine: str, *words: str, **more: str) -> "subprocess.CompletedProcess[str]":
+        if machine not in ready:
+            done = helpers(variables(machine, homes, pythons), "install")
+            assert done.returncode == 0, done.stdout + done.stderr
+            ready.add(machine)
+        return helpers(variables(machine, homes, pythons, **more), *words)
+
+    return run
+
+
+def engine_of(homes: Path, machine: str, precision: str) -> tuple[Path, workspace.Manifest]:
+    folder = homes / machine / "engines" / "bundled" / f"tensorrt_llm-{precision}"
+    manifest = workspace.read_manifest(folder)
+    assert manifest
+    return folder, manifest
+
+
+def test_a_4090_builds_fp8_from_a_real_checkpoint_and_writes_text(on, homes):
+    done = on("rtx-4090", "generate", "--precision", "fp8", "--max-tokens", "24")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder, manifest = engine_of(homes, "rtx-4090", "fp8")
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["pretrained_config"]["quantization"]["quant_algo"] == "FP8"
+    assert settings["pretrained_config"]["quantization"]["kv_cache_quant_algo"] == "FP8"
+    assert manifest.machine == {"gpu": "NVIDIA GeForce RTX 4090", "compute_capability": "8.9"}
+    assert manifest.maker["tensorrt_llm"] == "1.2.1"
+    assert settings["build_config"]["max_batch_size"] == manifest.options["max_batch_size"] == 64
+    assert "24 tokens" in done.stdout or "end-of-sequence" in done.stdout
+    assert not (workspace.REPOSITORY / "model.cache").exists()
+    assert list((homes / "rtx-4090" / "timings").glob("*.cache"))
+
+
+def test_what_is_built_is_not_built_again_and_timings_are_used(on, homes):
+    assert "made earlier" in on("rtx-4090", "build", "--precision", "fp8").stdout
+    on("rtx-4090", "build", "--precision", "fp16")
+    _, manifest = engine_of(homes, "rtx-4090", "fp16")
+    assert "--input_timing_cache" in manifest.command
+
+
+def test_an_a10g_builds_int8_under_the_older_release(on, homes):
+    done = on("a10g", "generate", "--precision", "int8", "--max-tokens", "8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder, manifest = engine_of(homes, "a10g", "int8")
+    assert manifest.maker["tensorrt_llm"] == "1.0.0"
+    assert json.loads((folder / "config.json").read_text())["version"] == "1.0.0"
+
+
+def test_an_a10g_is_told_why_not_fp8_and_what_instead(on):
+    done = on("a10g", "build", "--precision", "fp8")
+    assert done.returncode == 1
+    assert "Networks with FP8 precision require hardware with FP8 support" in done.stderr
+    assert "Take 'int8' instead" in done.stderr
+
+
+def test_int8_weight_only_is_tensorrt_llms_own_conversion(on, homes):
+    done = on("rtx-4090", "build", "--precision", "int8_wo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = homes / "rtx-4090" / "checkpoints" / "bundled" / "int8_wo-tp1" / "config.json"
+    assert json.loads(made.read_text())["quantization"]["quant_algo"] == "W8A16"
+
+
+def test_an_engine_of_another_capability_is_refused_with_the_rebuild_command(on, homes, pythons, monkeypatch):
+    folder, _ = engine_of(homes, "rtx-4090", "fp16")
+    code = (
+        "from helpers import toolchains, workspace\n"
+        "from helpers.toolchains.base import Engine\n"
+        f"found = workspace.find(__import__('pathlib').Path({str(folder)!r}))\n"
+        "engine = Engine(found.path, found.manifest)\n"
+        "print(toolchains.best().about(engine))\n"
+        "print(toolchains.best().refusal(engine))\n"
+    )
+
+    def asked(machine: str, release: str = "1.2.1") -> str:
+        environment = {**os.environ, **pod(machine, homes / machine, pythons[release])}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=workspace.REPOSITORY, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert on("h100", "check").returncode == 0
+    answer = asked("h100")
+    assert "compute capability 8.9 (here: 9.0)" in answer
+    assert "python -m helpers build bundled --precision fp16" in answer
+    older = asked("a10g", "1.0.0")
+    assert "tensorrt_llm 1.2.1 (here: 1.0.0)" in older
+    sibling = json.dumps(
+        {"driver": "580.65.06", "cuda": 13000, "gpu": {"name": "NVIDIA L4", "capability": [8, 9], "memory": 24 * 10**9}}
+    )
+    environment = {**os.environ, **pod(sibling, homes / "rtx-4090", pythons["1.2.1"])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=workspace.REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert "runs here" in done.stdout and "yes" in done.stdout and "tuned on another product" in done.stdout
+    assert done.stdout.strip().endswith("None")
+
+
+def test_a_checkpoint_of_a_laptop_builds_on_a_pod(on, homes, made_by_notebooks, shared_home):
+    laptop = shared_home / "checkpoints" / "bundled" / "fp8-kv-fp8-tp1"
+    assert laptop.is_dir()
+    done = on("b200", "build", "--from-checkpoint", str(laptop))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (homes / "b200" / "checkpoints").exists()
+    copied = homes / "h100-mig" / "checkpoints" / "bundled" / laptop.name
+    copied.parent.mkdir(parents=True)
+    subprocess.run(["cp", "-a", str(laptop), str(copied)], check=True)
+    done = on("h100-mig", "build", "--precision", "fp8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("made earlier") == 1, "the copied checkpoint is taken as it is"
+
+
+def test_a_checkpoint_of_a_newer_modelopt_is_refused_by_name(on, homes, made_by_notebooks, shared_home, tmp_path):
+    altered = tmp_path / "fp16-tp1"
+    subprocess.run(["cp", "-a", str(shared_home / "checkpoints" / "bundled" / "fp16-tp1"), str(altered)], check=True)
+    manifest = json.loads((altered / "manifest.json").read_text())
+    manifest["maker"]["nvidia-modelopt"] = "0.47.0"
+    (altered / "manifest.json").write_text(json.dumps(manifest))
+    done = on("rtx-4090", "build", "--from-checkpoint", str(altered))
+    assert done.returncode == 1
+    assert "written by ModelOpt 0.47.0; TensorRT-LLM 1.2.1 reads those of 0.33 to 0.37" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("oom", "memory"),
+        ("killed", "SIGKILL"),
+        ("version-tag", "another"),
+        ("incompatible-device", "GPU"),
+    ],
+)
+def test_a_known_failure_is_answered_with_its_cause(on, fault, told):
+    words = ("generate", "--precision", "int4_awq", "--max-tokens", "4")
+    on("rtx-4090", "build", "--precision", "int4_awq")
+    words = ("build", "--precision", "int8") if fault in ("oom", "killed") else words
+    done = on("rtx-4090", *words, DOUBLE_FAULT=fault)
+    assert done.returncode == 1, done.stdout
+    assert told in done.stderr
+    assert "Remedy: " in done.stderr or fault == "killed"
+    assert "Traceback" not in done.stderr
+    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("model.cache"))
+
+
+def test_killing_the_notebook_during_a_build_leaves_no_process(on, homes, pythons, pids: Pids):
+    on("rtx-4090", "build", "--precision", "fp16")
+    environment = variables("rtx-4090", homes, pythons, DOUBLE_FAULT="mpi-hang", DOUBLE_PIDS=str(pids.file))
+    command = [sys.executable, "-m", "helpers", "build", "--precision", "int8"]
+    notebook = subprocess.Popen(
+        command, cwd=workspace.REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    noted = pids.wait(1)
+    assert all(runs(pid) for pid in noted)
+    notebook.send_signal(signal.SIGKILL)
+    notebook.wait()
+    pids.all_gone(8)
+    half_made = homes / "rtx-4090" / "engines" / "bundled"
+    until(lambda: not list(half_made.glob(".making*")), 5, "the end of everything half-made")
+    assert not (half_made / "tensorrt_llm-int8").exists()
+
+
+def test_perplexity_of_the_engine_is_that_of_its_weights(on, homes, pythons):
+    """The doubles compute with the FP16 weights, so a right worker finds exactly the quantizer's FP16 figures."""
+    code = (
+        "import numpy as np\n"
+        "from helpers import checkpoint, models, toolchains\n"
+        "model, toolchain = models.find('bundled'), toolchains.best()\n"
+        "scored = toolchain.score(toolchain.build(model, 'fp16'))\n"
+        "wanted = checkpoint.make(model, 'fp16').nll\n"
+        "assert scored.shape == wanted.shape, (scored.shape, wanted.shape)\n"
+        "print('largest difference', float(np.abs(scored - wanted).max()))\n"
+    )
+    environment = variables("rtx-4090", homes, pythons)
+    on("rtx-4090", "check")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=workspace.REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert float(done.stdout.rsplit("largest difference", 1)[1]) < 1e-2
+    _, manifest = engine_of(homes, "rtx-4090", "fp16-scoring")
+    assert "--gather_context_logits" in manifest.command
+    _, ordinary = engine_of(homes, "rtx-4090", "fp16")
+    assert "--gather_context_logits" not in ordinary.command
+
+
+def test_operations_are_counted_by_tensorrts_inspector(on, homes, pythons):
+    code = (
+        "from helpers import models, toolchains\n"
+        "toolchain = toolchains.best()\n"
+        "engine = toolchain.build(models.find('bundled'), 'fp16')\n"
+        "print(toolchain.operations(engine)); print(toolchain.operations_drawn(engine))\n"
+    )
+    on("rtx-4090", "check")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=workspace.REPOSITORY,
+        env=variables("rtx-4090", homes, pythons),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all types" in done.stdout and "measured: operations in the engine" in done.stdout
+
+
+def test_a_machine_whose_driver_is_too_old_uses_the_cpu_and_says_why(homes, pythons):
+    environment = {**os.environ, **pod("old-driver", homes / "old-driver")}
+    code = "from helpers import teaching, toolchains; print(toolchains.best().name, teaching.start('01_gpu_checks'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=workspace.REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("openvino"), done.stderr
+    assert "470.256.02" in done.stdout and "525" in done.stdout
+
+
+def test_without_an_installation_a_build_says_to_run_notebook_02(homes, pythons, tmp_path):
+    environment = {**os.environ, **pod("rtx-4090", tmp_path / "home")}
+    done = helpers(environment, "build", "--precision", "fp16")
+    assert done.returncode == 1
+    assert "notebook 02" in done.stderr and "python -m helpers install" in done.stderr
+
+
+@pytest.mark.parametrize(("variable", "value"), [("WORKSHOP_TOOLCHAIN", "openvno"), ("WORKSHOP_TOOLCHAIN", "openvino")])
+def test_the_toolchain_can_be_chosen_by_hand(homes, pythons, variable, value):
+    environment = {**variables("rtx-4090", homes, pythons), variable: value}
+    code = "from helpers import toolchains; print(toolchains.best().name)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=workspace.REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    if value == "openvino":
+        assert done.stdout.strip() == "openvino"
+    else:
+        assert "Set it to one of tensorrt_llm, openvino" in done.stderr
