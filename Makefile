@@ -18,12 +18,12 @@ FIRST_PAGE := notebooks/00_start_here.ipynb
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev workshop lab test lint clean
+.PHONY: help setup setup-dev workshop lab test lint verify-gpu clean
 
 help:  ## list these commands
 	@echo "From model weights to an API endpoint with TensorRT-LLM. Commands:"
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | \
-		awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
+		awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup:  ## make the environment (.venv) and register the notebooks' kernel
 	@$(PYTHON) tools/set_up.py
@@ -47,6 +47,9 @@ lint: setup-dev  ## run the fast checks: ruff, mypy, notebook format
 	@$(VENV_PYTHON) -m ruff format --check .
 	@$(VENV_PYTHON) -m mypy
 	@$(VENV_PYTHON) tools/format_notebooks.py --check
+
+verify-gpu: setup  ## on a GPU pod: run the notebooks and write build/verify-gpu.md for the README
+	@$(VENV_PYTHON) -m tools.verify_gpu $(if $(ONLY),--only $(ONLY))
 
 clean:  ## remove build/ (leaves .venv, the kernel and the workshop's artifacts)
 	@rm -rf build

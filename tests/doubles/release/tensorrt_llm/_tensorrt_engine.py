@@ -1,0 +1,239 @@
+"""The engine backend's ``LLM``, generating for real with the Hugging Face weights in the tokenizer's folder.
+
+So text, streaming, token counts and logits are real, and **the same for every precision**: this is a double. What it
+refuses, and with which words, follows tensorrt_llm/llmapi/llm.py (``_check_arguments``) and the C++ runtime's requests
+(batch_manager/llmRequest.h, executor/executorImpl.cpp) of late 2025.
+"""
+
+import asyncio
+import json
+import os
+import threading
+from pathlib import Path
+
+import double
+import double_machine
+import tensorrt
+import torch
+
+from tensorrt_llm.executor import RequestError
+from tensorrt_llm.llmapi import KvCacheConfig
+from tensorrt_llm.sampling_params import SamplingParams
+
+CUDA_OOM = (
+    "[TensorRT-LLM][ERROR] CUDA runtime error in ::cudaMallocAsync(ptr, n, mMemPool->getPool(), mCudaStream->get()): "
+    "out of memory"
+)
+
+
+def common(one, other):
+    """How many tokens two prompts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((number for number, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+class CompletionOutput:
+    """One answer, growing while it is generated."""
+
+    def __init__(self):
+        self.index, self.text, self.token_ids, self.finish_reason, self.stop_reason = 0, "", [], None, None
+        self.logprobs = None
+
+
+class RequestOutput:
+    """A request: iterate it for one more token at a time, or ask for the result."""
+
+    def __init__(self, number, prompt, ids, steps):
+        self.request_id, self.prompt, self.prompt_token_ids = number, prompt, ids
+        self.outputs, self.context_logits, self.finished = [CompletionOutput()], None, False
+        self._steps = steps(self)
+
+    def result(self, timeout=None):
+        for _ in self._steps:
+            pass
+        return self
+
+    async def aresult(self):
+        async for _ in self:
+            pass
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        next(self._steps)
+        return self
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        await asyncio.sleep(0)
+        try:
+            return next(self)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+
+@double.entry("tensorrt_llm._tensorrt_engine.LLM", ValueError, named=9)
+class LLM:
+    def __init__(self, model, tokenizer=None, *positional, tensor_parallel_size=1, kv_cache_config=None, **more):
+        self._engine = Path(model)
+        self._cache = kv_cache_config or KvCacheConfig()
+        self._lock, self._requests, self._seen, self._read = threading.Lock(), 0, [], {}
+        self._read_engine(tensor_parallel_size)
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = Path(tokenizer or model)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._model = AutoModelForCausalLM.from_pretrained(folder).float().eval()
+        double_machine.hold(int(self._cache.free_gpu_memory_fraction * double_machine.gpus()[0]["memory"]))
+
+    def _read_engine(self, tensor_parallel_size):
+        """Refuse an engine that this release, this GPU or this call cannot run."""
+        settings = json.loads((self._engine / "config.json").read_text())
+        if "build_config" not in settings:
+            raise NotImplementedError("the double builds nothing from Hugging Face weights: give it an engine")
+        self._build = settings["build_config"]
+        ranks = settings["pretrained_config"]["mapping"]["world_size"]
+        if tensor_parallel_size not in (1, ranks):
+            raise ValueError(f"tp_size {tensor_parallel_size} is not consistent with the engine's tp_size {ranks}")
+        # llm_args.py: the engine's own KV precision is fixed when it is built.
+        assert self._cache.dtype == "auto", "KvCacheConfig.dtype is not supported by the TensorRT backend."
+        double.require_gpus(ranks)
+        if double_machine.fault("llm", "oom"):
+            raise RuntimeError(CUDA_OOM)
+        if double_machine.fault("llm", "killed"):
+            os.kill(os.getpid(), 9)
+        print(f"[TensorRT-LLM][INFO] Engine version {settings['version']} found in the config file, assuming engine(s) "
+              "built by new builder API.", flush=True)  # fmt: skip
+        runtime = tensorrt.Runtime(tensorrt.Logger())
+        for rank in range(ranks):
+            if runtime.deserialize_cuda_engine((self._engine / f"rank{rank}.engine").read_bytes()) is None:
+                raise RuntimeError("[TensorRT-LLM][ERROR] Assertion failed: Failed to deserialize cuda engine.")
+
+    @property
+    def _tokens_per_block(self):
+        return self._build["plugin_config"]["tokens_per_block"]
+
+    @property
+    def _longest_prompt(self):
+        """With padding removed and fused attention, as every engine here, ``max_input_len`` itself is not looked at."""
+        return min(self._build["max_num_tokens"], self._build["max_seq_len"] - 1)
+
+    @double.entry("tensorrt_llm.LLM.generate")
+    def generate(self, inputs, sampling_params=None, **more):
+        single = isinstance(inputs, (str, dict)) or (bool(inputs) and isinstance(inputs[0], int))
+        asked = [self.generate_async(one, sampling_params) for one in ([inputs] if single else inputs)]
+        self._read_together([one.prompt_token_ids for one in asked])
+        done = [one.result() for one in asked]
+        return done[0] if single else done
+
+    @double.entry("tensorrt_llm.LLM.generate_async")
+    def generate_async(self, inputs, sampling_params=None, streaming=False, **more):
+        parameters = SamplingParams() if sampling_params is None else sampling_params
+        if not isinstance(parameters, SamplingParams):
+            raise TypeError(f"The sampling_params must be type SamplingParams or None, but got {type(parameters)}")
+        prompt = inputs if isinstance(inputs, str) else inputs.get("prompt") if isinstance(inputs, dict) else None
+        ids = inputs["prompt_token_ids"] if isinstance(inputs, dict) and prompt is None else inputs
+        if prompt is not None:
+            ids = self.tokenizer(prompt, add_special_tokens=parameters.add_special_tokens)["input_ids"]
+        self._check(len(ids), parameters)
+        self._requests += 1
+        return RequestOutput(self._requests, prompt, list(ids), lambda output: self._steps(output, parameters))
+
+    def _check(self, length, parameters):
+        longest = self._build["max_seq_len"]
+        if length + (parameters.max_tokens or 0) > longest:
+            raise ValueError(
+                f"The sum of prompt length ({float(length)}) and query length (0) max_tokens ({parameters.max_tokens}) "
+                f"should not exceed max_seq_len ({longest})"
+            )
+        if parameters.prompt_logprobs and not self._build["gather_context_logits"]:
+            raise ValueError(
+                f"`sampling_params's prompt_logprobs={parameters.prompt_logprobs}` requires "
+                "`gather_context_logits=True` in the `BuildConfig` when constructing the LLM."
+            )
+
+    def _steps(self, output, parameters):
+        """Make one token after the other; what the runtime refuses is raised here, when the answer is awaited."""
+        ids, answer = output.prompt_token_ids, output.outputs[0]
+        if len(ids) > self._longest_prompt:
+            raise RequestError(
+                f"Prompt length ({len(ids)}) exceeds maximum input length ({self._longest_prompt}). Set log level to "
+                "info and check TRTGptModel logs for how maximum input length is set"
+            )
+        if parameters.return_context_logits and not self._build["gather_context_logits"]:
+            raise RequestError("Return context logit need to build engine with gather_context_logits")
+        generator = torch.Generator().manual_seed(parameters.seed or 0)
+        end = parameters.end_id if parameters.end_id is not None else self.tokenizer.eos_token_id
+        logits, past = self._read.pop(tuple(ids), None) or self._forward(ids, None)
+        if parameters.return_context_logits:
+            # A block that is reused is not computed, so its logits are missing, and nothing says so (#3388).
+            output.context_logits = logits[self._reused(ids) :]
+        while answer.finish_reason is None:
+            token = self._choose(logits[-1], parameters, generator)
+            if token == end and not parameters.ignore_eos:
+                answer.finish_reason = "stop"  # the end token itself is not part of the answer
+            else:
+                answer.token_ids.append(token)
+                answer.text = self.tokenizer.decode(
+                    answer.token_ids, skip_special_tokens=parameters.skip_special_tokens
+                )
+                if len(answer.token_ids) >= parameters.max_tokens:
+                    answer.finish_reason = "length"
+            output.finished = answer.finish_reason is not None
+            yield
+            if not output.finished:
+                logits, past = self._forward([token], past) if past else self._forward([*ids, token], None)
+
+    def _forward(self, ids, past):
+        """Logits [tokens, vocabulary] of further tokens, and the KV cache after them."""
+        with self._lock, torch.inference_mode():
+            made = self._model(input_ids=torch.tensor([ids]), past_key_values=past, use_cache=True)
+        return made.logits[0], made.past_key_values
+
+    def _read_together(self, prompts):
+        """Prefill several prompts in one go, filled up at their ends; their KV caches are not kept."""
+        width = max(map(len, prompts))
+        if len(prompts) > 1 and width <= self._longest_prompt:
+            rows = torch.tensor([ids + [0] * (width - len(ids)) for ids in prompts])
+            with self._lock, torch.inference_mode():
+                logits = self._model(input_ids=rows).logits
+            self._read = {tuple(ids): (row[: len(ids)], None) for ids, row in zip(prompts, logits, strict=True)}
+
+    @staticmethod
+    def _choose(logits, parameters, generator):
+        if parameters.greedy:
+            return int(logits.argmax())
+        likelihood = (logits / (parameters.temperature or 1.0)).softmax(-1)
+        return int(torch.multinomial(likelihood, 1, generator=generator))
+
+    def _reused(self, ids):
+        """Tokens at the front that an earlier prompt left in the KV cache, the last one excepted."""
+        if not self._cache.enable_block_reuse or self._build["plugin_config"]["use_paged_context_fmha"] is False:
+            return 0
+        block = 1 if self._cache.enable_partial_reuse else self._tokens_per_block
+        longest = max((common(ids, earlier) for earlier in self._seen), default=0)
+        self._seen.append(ids)
+        return min(longest, len(ids) - 1) // block * block
+
+    @double.entry("tensorrt_llm.LLM.get_stats")
+    def get_stats(self, timeout=2):
+        """What the scheduler did since the last call; the double has no scheduler, so one record of what is idle."""
+        blocks = self._build["max_batch_size"] * self._build["max_seq_len"] // self._tokens_per_block
+        cache = {"maxNumBlocks": blocks, "freeNumBlocks": blocks, "usedNumBlocks": 0}
+        cache["tokensPerBlock"] = self._tokens_per_block
+        return [{"iter": self._requests, "numActiveRequests": 0, "kvCacheStats": cache}]
+
+    @double.entry("tensorrt_llm.LLM.shutdown")
+    def shutdown(self):
+        double_machine.release()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *problem):
+        self.shutdown()
+        return False
