@@ -48,7 +48,7 @@ def test_help_names_every_command(capsys):
     done = call("--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    for command in ("check", "build", "generate", "watch"):
+    for command in ("check", "install", "build", "generate", "plan", "watch"):
         assert re.search(rf"^    {command} +\w+", done.stdout, re.MULTILINE)
     with pytest.raises(SystemExit) as ended:
         cli.main(["build", "--help"])

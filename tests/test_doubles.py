@@ -12,7 +12,7 @@ import numpy as np
 import pods
 import pytest
 from conftest import ROOT, until
-from doubles import installer
+from doubles import placeholder
 from pods import Pod
 
 MODEL = ROOT / "data" / "model"
@@ -587,51 +587,14 @@ def test_help_names_every_option_of_the_contract(pod, name):
 
 # --- Installing ---------------------------------------------------------------
 
-TORCH = "torch==2.9.1+cu130"
-CU130 = "https://download.pytorch.org/whl/cu130"
-NVIDIA = ["--extra-index-url", "https://pypi.nvidia.com"]
 
+def test_the_placeholder_package_fails_in_pip_with_its_own_words(tmp_path):
+    from helpers import releases
 
-@pytest.fixture
-def fresh(tmp_path):
-    """Run pip in an environment that the double of uv made; gives its status and errors."""
-    folder, uv = tmp_path / "environment", installer.make_uv(tmp_path / "bin")
-    assert subprocess.run([uv, "venv", "--python", "3.12", "--seed", folder]).returncode == 0
-    held = tmp_path / "constraints.txt"
-    held.write_text(f"{TORCH}\n")
-
-    def run(*words: str, code: str = "", fault: str = ""):
-        command = ["-c", code] if code else ["-m", "pip", "install", *words]
-        variables = {**Pod("rtx-4090", tmp_path).environment, "DOUBLE_FAULT": fault}
-        return subprocess.run([folder / "bin" / "python", *command], env=variables, capture_output=True, text=True)
-
-    run.held = ["-c", str(held)]
-    run.program = folder / "bin" / "trtllm-build"
-    return run
-
-
-VERSIONS = "import torch, importlib.metadata as m; print(torch.version.cuda, m.version('tensorrt_llm'))"
-
-
-def test_an_environment_is_installed_step_by_step(fresh):
-    assert fresh(code="import torch").returncode == 1  # nothing is there at first
-    assert fresh("--upgrade", "pip", "setuptools<80").returncode == 0
-    assert fresh(TORCH, "torchvision", *fresh.held, "--index-url", CU130).returncode == 0
-    assert fresh("tensorrt_llm==1.2.1", *fresh.held, *NVIDIA).returncode == 0
-    assert fresh(code=VERSIONS).stdout.split() == ["13.0", "1.2.1"]
-    assert subprocess.run([fresh.program, "--help"], stdout=subprocess.DEVNULL).returncode == 0
-
-
-def test_pip_takes_another_torch_unless_it_is_held(fresh):
-    fresh(TORCH, "--index-url", CU130)
-    assert fresh("tensorrt_llm==1.2.1", *NVIDIA).returncode == 0
-    assert fresh(code=VERSIONS).stdout.split() == ["12.6", "1.2.1"]
-
-
-def test_pip_fails_without_the_right_index(fresh):
-    assert "No matching distribution found for torch==2.9.1+cu130" in fresh(TORCH).stderr
-    fresh(TORCH, "--index-url", CU130)
-    assert "special placeholder package" in fresh("tensorrt_llm==1.2.1", *fresh.held).stderr
-    unreachable = fresh("tensorrt_llm==1.2.1", *fresh.held, *NVIDIA, fault="placeholder")
-    assert unreachable.returncode == 1
-    assert "special placeholder package" in unreachable.stderr
+    placeholder.make_placeholder(tmp_path, "1.2.1")
+    words = ["-m", "pip", "install", "--no-index", "--find-links", tmp_path, "--target", tmp_path / "to"]
+    done = subprocess.run([sys.executable, *words, "--no-deps", "tensorrt_llm==1.2.1"], capture_output=True, text=True)
+    assert done.returncode == 1
+    fault = releases.explain(done.stdout + done.stderr)
+    assert fault is not None
+    assert fault.name == "placeholder package"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers.cards import bytes_text, seconds_text
+from helpers.errors import WorkshopError
 from helpers.workspace import Artifact
 from tools.run_notebooks import CELL_TIMEOUT_S, ROOT, NotebookRun, chosen, private_folders, run_all
 
@@ -119,6 +120,22 @@ def verify(paths: list[Path], out: Path, timeout: int = CELL_TIMEOUT_S) -> Verif
     )
 
 
+def nothing_to_verify() -> str:
+    """Why the notebooks would not use TensorRT-LLM here; empty if they would."""
+    from helpers import releases, toolchains
+
+    choice = releases.choose_here()
+    if choice.release is None:
+        return choice.why
+    try:
+        chosen_toolchain = toolchains.best().name
+    except WorkshopError as error:
+        return str(error)
+    if chosen_toolchain != "tensorrt_llm":
+        return f"WORKSHOP_TOOLCHAIN asks for {chosen_toolchain}. Unset it, and run this again."
+    return ""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Verify, write the report, print it, and return the exit status."""
     parser = argparse.ArgumentParser(description="Run the notebooks on a GPU pod and write a report for the README.")
@@ -126,11 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "build", help="where to write (default: build/)")
     parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks", help="the folder of notebooks")
     options = parser.parse_args(arguments)
-    from helpers import releases
-
-    choice = releases.choose_here()
-    if choice.release is None:
-        print(f"There is nothing to verify on this machine: {choice.why}", file=sys.stderr)
+    reason = nothing_to_verify()
+    if reason:
+        print(f"There is nothing to verify on this machine: {reason}", file=sys.stderr)
         return 1
     try:
         paths = [path for path in chosen(options.notebooks, options.only) if path.stem[:2] <= LAST]

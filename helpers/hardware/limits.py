@@ -179,13 +179,14 @@ def _cpu(machine: Machine, limit: float, note: str = "") -> Roofline:
 def other_pythons() -> list[str]:
     """Pythons that may have a torch for the GPU: ``WORKSHOP_TRTLLM_PYTHON``, then each ``python3`` on PATH.
 
-    Left out: this interpreter's own, which an activated virtual environment puts first on PATH.
+    ``none`` there names nobody. Left out: this interpreter's own, which an activated virtual environment puts first on
+    PATH.
     """
     named = os.environ.get("WORKSHOP_TRTLLM_PYTHON")
     folders = dict.fromkeys(Path(folder).resolve() for folder in os.environ.get("PATH", "").split(os.pathsep) if folder)
     folders.pop(Path(sys.prefix, "bin").resolve(), None)
     on_path = [found for folder in folders if (found := shutil.which("python3", path=str(folder)))]
-    return [named, *on_path] if named else on_path
+    return [named, *on_path] if named and named != "none" else on_path
 
 
 def _own_torch() -> str:

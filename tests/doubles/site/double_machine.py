@@ -33,7 +33,7 @@ def gpus():
 
 
 def fault(program, name):
-    """True if ``program`` (``build``, ``llm``, ``import``, ``install``) shall fail in the way called ``name``."""
+    """True if ``program`` (``build``, ``llm``, ``import``) shall fail in the way called ``name``."""
     return os.environ.get("DOUBLE_FAULT", "") in (name, f"{program}:{name}")
 
 
