@@ -64,6 +64,11 @@ class Checkpoint(Artifact):
         return dict(json.loads((self.path / "config.json").read_text()))
 
     @property
+    def largest(self) -> float:
+        """The largest number that its format holds: what a range is divided by to give a scaling factor."""
+        return {"fp8": 448.0, "int4_awq": 7.0}.get(self.precision, 127.0)
+
+    @property
     def kv(self) -> str | None:
         """``fp8`` where the KV cache is quantized too."""
         return str(self.manifest.options["kv"]) or None
@@ -180,6 +185,7 @@ def make(
     kv: str | None = None,
     tp_size: int = 1,
     calibration_texts: int = 128,
+    silent: bool = False,
 ) -> Checkpoint:
     """Convert a model to a TensorRT-LLM checkpoint, quantizing it on the way where asked to.
 
@@ -193,6 +199,7 @@ def make(
         kv: ``"fp8"`` to quantize the KV cache too; None leaves it at 16 bits.
         tp_size: number of ranks (GPUs) to split the weights over; must divide both kinds of heads.
         calibration_texts: how many of the calibration texts to look at (INT4 AWQ: 16 at most).
+        silent: show nothing where it exists: for what another stage needs beforehand.
 
     Raises:
         WorkshopError: a precision or split that this model does not allow, or a failed stage.
@@ -204,7 +211,7 @@ def make(
         task = _conversion(model, tp_size, by)
     else:
         task = _quantization(model, precision, kv, tp_size, calibration_texts, by)
-    made = _copied_here(task, by) or stage.run(task)
+    made = _copied_here(task, by, silent) or (stage.ensure if silent else stage.run)(task)
     return Checkpoint(made.path, made.manifest, made.reused, made.log)
 
 
@@ -249,7 +256,7 @@ def require_readable(checkpoint: Checkpoint, installation: "Installation") -> No
         )
 
 
-def _copied_here(task: stage.Stage, by: Runner) -> Artifact | None:
+def _copied_here(task: stage.Stage, by: Runner, silent: bool) -> Artifact | None:
     """The checkpoint at the stage's place if only its writer differs from what would be made, and it is readable."""
     found, wanted = workspace.find(task.target), task.manifest()
     if found is None or by.installation is None:
@@ -258,7 +265,8 @@ def _copied_here(task: stage.Stage, by: Runner) -> Artifact | None:
         return None
     require_readable(Checkpoint(found.path, found.manifest), by.installation)
     made = replace(found, reused=True)
-    Live().finish(made)
+    if not silent:
+        Live().finish(made)
     return made
 
 

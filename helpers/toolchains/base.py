@@ -42,13 +42,18 @@ def kv_of(precision: str) -> str | None:
     return "fp8" if precision == "fp8" else None
 
 
-def quantized(model: Model, precision: str) -> checkpoint.Checkpoint:
+def quantized(model: Model, precision: str, silent: bool = False) -> checkpoint.Checkpoint:
     """The TensorRT-LLM checkpoint that an engine of this precision is built from, KV cache included.
+
+    Args:
+        model: from :func:`helpers.models.find`.
+        precision: the engine's.
+        silent: show nothing where it exists.
 
     Raises:
         WorkshopError: see :func:`helpers.checkpoint.make`.
     """
-    return checkpoint.make(model, CHECKPOINTS[precision], kv=kv_of(precision))
+    return checkpoint.make(model, CHECKPOINTS[precision], kv=kv_of(precision), silent=silent)
 
 
 @dataclass(frozen=True, repr=False)

@@ -93,20 +93,25 @@ def folded(model: Any) -> Any:
 
 
 def ranges(model: Any, precision: str) -> list[dict[str, Any]]:
-    """What calibration found: for each quantizer that has one, its largest absolute value and scaling factor."""
+    """What calibration found: for each quantizer that has one, its largest absolute value and scaling factor.
+
+    SmoothQuant divides every channel of the inputs by its own range, so what its quantizers see is at most 1. The value
+    told is the one before: what the channels were divided by is in ``pre_quant_scale``.
+    """
     found = []
     for name, module in model.named_modules():
         amax = getattr(module, "amax", None) if name.endswith("_quantizer") else None
         if amax is None or not module.is_enabled:
             continue
-        largest = float(amax.max())
+        smoothed = getattr(module, "pre_quant_scale", None)
+        largest = float((amax if smoothed is None else amax / smoothed).max())
         place, quantizer = name.rsplit(".", 1)
         found.append(
             {
                 "module": place,
                 "quantizer": quantizer.removesuffix("_quantizer"),
                 "amax": largest,
-                "scaling_factor": largest / LARGEST[precision],
+                "scaling_factor": float(amax.max()) / LARGEST[precision],
                 "values": int(amax.numel()),
             }
         )

@@ -125,7 +125,7 @@ def build(model: Model, precision: str = "fp16", made: Checkpoint | None = None)
 def _built(model: Model, precision: str, made: Checkpoint | None, scoring: bool) -> Engine:
     """An engine to generate with, or one that keeps the logits of every token, to score with."""
     installation, gpu = releases.require(), _gpu()
-    source = made or base.quantized(model, precision)
+    source = made or base.quantized(model, precision, silent=True)
     checkpoint.require_readable(source, installation)
     shape = memory.Shape.of(model.config)
     sizes = (
