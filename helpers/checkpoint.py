@@ -38,6 +38,9 @@ TITLES = {
 QUANTIZERS = ("fp16", "fp8", "int8_sq", "int4_awq")
 """What ModelOpt writes, on every machine. INT8 weight-only is TensorRT-LLM's own, and needs an installed release."""
 
+_MISLEADING = ("vila", "llava", "exaone", "mpt")
+"""TensorRT-LLM's converters take a model for one of these if its path says so, whatever its settings say."""
+
 # AWQ tries every scaling for each row of text; NVIDIA's own quantize.py allows it 32 texts at most.
 _AWQ_TEXTS = 16
 _WORKERS = Path(__file__).with_name("workers")
@@ -319,6 +322,12 @@ def _conversion(model: Model, tp_size: int, by: Runner) -> stage.Stage:
         raise WorkshopError(
             "INT8 weight-only is TensorRT-LLM's own conversion, and no release of it is used on this machine. Choose "
             f"one of {', '.join(map(repr, QUANTIZERS))}, which ModelOpt writes everywhere."
+        )
+    misleading = [word for word in _MISLEADING if word in str(model.path).lower()]
+    if misleading:
+        raise WorkshopError(
+            f"The path {model.path} contains {misleading[0]!r}, by which TensorRT-LLM takes the model for "
+            "another kind. Move the model to a folder of another name, and point at it there."
         )
     return stage.Stage(
         title=f"TensorRT-LLM checkpoint of {model.name}, {TITLES['int8_wo']}",

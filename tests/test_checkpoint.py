@@ -2,6 +2,9 @@
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -158,3 +161,15 @@ def test_the_manifest_says_from_what_and_by_what(four):
     assert made.maker["nvidia-modelopt"] == "0.37.0"
     assert "--kv-cache" in made.command
     assert json.loads((four["fp8"].path / "manifest.json").read_text())["files"]["rank0.safetensors"][0] > 10**6
+
+
+def test_a_path_that_would_change_what_the_conversion_does_is_refused(model):
+    misleading = replace(model, path=Path("/models/vila/llama"))
+    by = checkpoint.Runner("python", {}, installation=cast(Any, object()))
+    with pytest.raises(WorkshopError, match=r"contains 'vila', by which .* Move the model"):
+        checkpoint._conversion(misleading, 1, by)
+
+
+def test_int8_weight_only_needs_an_installed_release(model):
+    with pytest.raises(WorkshopError, match=r"TensorRT-LLM's own conversion.*'fp16', 'fp8', 'int8_sq', 'int4_awq'"):
+        checkpoint.make(model, "int8_wo")

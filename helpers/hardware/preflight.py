@@ -129,12 +129,19 @@ def _check_shared_memory(machine: Machine, gpu: Gpu | None) -> Check:
     return Check("/dev/shm", bytes_text(size), "warning" if small else "ok", advice if small else "")
 
 
-def checks(machine: Machine, installed: bool = False) -> Table:
+def _is_installed(machine: Machine) -> bool:
+    """True if the workspace has a TensorRT-LLM that fits the machine."""
+    from helpers.releases import current
+
+    return current(machine) is not None
+
+
+def checks(machine: Machine, installed: bool | None = None) -> Table:
     """One line a check: what was found, whether that is good enough, and what to do where it is not.
 
     Args:
         machine: from :func:`helpers.hardware.look`.
-        installed: TensorRT-LLM is installed already, so that no disk is needed for its environment.
+        installed: TensorRT-LLM is installed already, so that no disk is needed for its environment; None to look.
     """
     gpu = supported_gpu(machine)
     lines = [_check_gpu(machine)]
@@ -143,7 +150,7 @@ def checks(machine: Machine, installed: bool = False) -> Table:
     lines += [
         _check_cpu(machine),
         _check_memory(machine, gpu),
-        _check_disk(machine, gpu, installed),
+        _check_disk(machine, gpu, _is_installed(machine) if installed is None else installed),
         _check_shared_memory(machine, gpu),
         _check_python(machine),
     ]
