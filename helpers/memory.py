@@ -19,7 +19,7 @@ KV_BYTES = {None: 2, "fp8": 1, "int8": 1}
 """Bytes of one number in the KV cache."""
 
 AWQ_GROUP = 128
-"""Weights that share one FP16 scaling factor in INT4 AWQ: ModelOpt's block size and TensorRT-LLM's default."""
+"""Weights that share one FP32 scaling factor in INT4 AWQ: ModelOpt's block size and TensorRT-LLM's default."""
 
 SHARE_USED = 0.9
 """Share of a GPU's memory that is planned with; the driver, CUDA and the runtime take the rest (an estimate)."""
@@ -79,7 +79,9 @@ def weight_bytes(shape: Shape, precision: str, tp_size: int = 1) -> int:
     if precision in ("int8_sq", "int8_wo"):
         layer += sum(outputs for outputs, _ in shape.matrices) * (4 if precision == "int8_sq" else 2)
     if precision == "int4_awq":
-        layer += 2 * sum(outputs * inputs // AWQ_GROUP for outputs, inputs in shape.matrices)
+        layer += 4 * sum(outputs * inputs // AWQ_GROUP for outputs, inputs in shape.matrices)
+    if precision in ("int8_sq", "int4_awq"):  # what the inputs of each matrix are multiplied by first
+        layer += 2 * sum(inputs for _, inputs in shape.matrices)
     embedding_and_head = 2 * 2 * shape.vocabulary * shape.hidden
     norms = 2 * (2 * shape.layers + 1) * shape.hidden
     return int((shape.layers * layer + embedding_and_head) / tp_size + norms)

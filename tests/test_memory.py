@@ -70,7 +70,7 @@ def test_a_split_that_does_not_divide_the_heads_is_refused_with_those_that_do():
         memory.require_split("TinyLlama", TINY_LLAMA, 3)
 
 
-@pytest.mark.parametrize(("memory_gb", "precision", "batch"), [(24, "fp16", 64), (24, "fp8", 64), (6, "fp16", 32)])
+@pytest.mark.parametrize(("memory_gb", "precision", "batch"), [(24, "fp16", 64), (24, "fp8", 64), (5, "fp16", 32)])
 def test_the_batch_is_what_fits_beside_the_weights(memory_gb, precision, batch):
     kv = "fp8" if precision == "fp8" else None
     sizes = engine_sizes(TINY_LLAMA, "TinyLlama", precision, kv, memory_gb * GB, "GPU")

@@ -25,7 +25,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def engines(model, made_by_notebooks):
-    return {p: openvino.build(model, p) for p in base.PRECISIONS}
+    return {p: openvino.build(model, p) for p in openvino.choices().offered}
 
 
 def blobs(engine):
