@@ -177,7 +177,7 @@ def files_in(folder: Path) -> set[Path]:
 
 def test_nothing_is_written_into_a_fresh_clone_not_even_bytecode(tmp_path: Path) -> None:
     clone = tmp_path / "clone"
-    for name in ("helpers", "tools"):
+    for name in ("helpers", "tools", "data"):
         shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     write(
         clone / "notebooks", "00_a", "import beside", "import sys; sys.path.append('..'); from helpers import cards; 1"
