@@ -7,6 +7,8 @@ from helpers import plots
 from helpers.cards import Picture
 from helpers.errors import WorkshopError
 from helpers.hardware import Datasheet, Roofline
+from helpers.plots.formats import place
+from helpers.plots.limits import worth_drawing
 
 MEASURED = Roofline("a GPU", 4e12, {"fp32": 50e12, "fp16": 800e12, "bf16": 790e12, "fp8": 1500e12}, "2.9", 3.0)
 SHEET = Datasheet("a-gpu", "a GPU", "a GPU", "Ada", (8, 9), 24, 5e12, {"fp16": 1000e12, "fp8": 2000e12}, "a page")
@@ -86,15 +88,15 @@ def test_ranges_are_grouped_by_kind_of_matrix():
 
 
 def test_names_of_both_worlds_are_understood():
-    assert plots._place("transformer.layers.11.mlp.proj.weights_scaling_factor") == (11, "mlp.proj")
-    assert plots._place("model.layers.0.self_attn.q_proj.input_quantizer") == (0, "self_attn.q_proj")
-    assert plots._place("lm_head") == (None, "lm_head")
+    assert place("transformer.layers.11.mlp.proj.weights_scaling_factor") == (11, "mlp.proj")
+    assert place("model.layers.0.self_attn.q_proj.input_quantizer") == (0, "self_attn.q_proj")
+    assert place("lm_head") == (None, "lm_head")
 
 
 def test_roofline_draws_what_the_device_computes_in():
     emulated = Roofline("a CPU", 30e9, {"fp32": 150e9, "fp16": 2e9, "bf16": 400e9}, "2.9", 3.0)
-    assert plots._worth_drawing(emulated) == ["fp32", "bf16"]
-    assert plots._worth_drawing(MEASURED) == ["fp32", "fp16", "fp8"]
+    assert worth_drawing(emulated) == ["fp32", "bf16"]
+    assert worth_drawing(MEASURED) == ["fp32", "fp16", "fp8"]
     assert "FP16" not in plots.roofline(emulated).text
 
 

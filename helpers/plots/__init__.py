@@ -1,0 +1,9 @@
+"""Pictures: pure functions from data to a `Picture`, each with a sentence and a table that say the same."""
+
+from helpers.plots.amounts import bars as bars
+from helpers.plots.formats import layer_ranges as layer_ranges
+from helpers.plots.formats import number_grid as number_grid
+from helpers.plots.limits import Limits as Limits
+from helpers.plots.limits import roofline as roofline
+from helpers.plots.stages import STAGES as STAGES
+from helpers.plots.stages import pipeline as pipeline
