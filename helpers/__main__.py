@@ -18,6 +18,9 @@ def parser() -> argparse.ArgumentParser:
     for command in (build, generate):
         command.add_argument("model", nargs="?", help="'bundled', 'TinyLlama', a folder or a hub id")
         command.add_argument("--precision", default="fp16", help="fp16, fp8 or int8; on a GPU also int8_wo, int4_awq")
+        command.add_argument(
+            "--kv", help="of the KV cache: fp16, fp8 or int8 (default: what goes best with the weights)"
+        )
     build.add_argument("--checkpoint", action="store_true", help="also make the TensorRT-LLM checkpoint")
     build.add_argument(
         "--from-checkpoint", metavar="FOLDER", help="build from a checkpoint copied from elsewhere (GPU)"
@@ -30,8 +33,20 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--model", help="a name in data/models.toml, 'bundled' or a folder (default: TinyLlama)")
     plan.add_argument("--release", help="of TensorRT-LLM (default: the newest offered for the GPU)")
     plan.add_argument("--tp-size", type=int, default=1, help="number of GPUs (default: 1)")
+    _add_memory(commands.add_parser("memory", help="how much of a GPU a model takes, and how many requests fit"))
     commands.add_parser("watch", help="follow the stages that are under way")
     return top
+
+
+def _add_memory(memory: argparse.ArgumentParser) -> None:
+    """What the memory planner is told."""
+    memory.add_argument("--gpu", default="rtx-4090", help="a GPU of data/gpus.toml, such as a10g (default: rtx-4090)")
+    memory.add_argument("--model", default="TinyLlama", help="a name in data/models.toml, 'bundled' or a folder")
+    memory.add_argument("--precision", default="fp16", help="of the weights: fp16, fp8, int8, int8_wo or int4_awq")
+    memory.add_argument("--kv", help="of the KV cache: fp8 or int8; on a CPU u8 or f32 (default: 16 bits)")
+    memory.add_argument("--batch", type=int, default=64, help="requests that the engine is built for (default: 64)")
+    memory.add_argument("--sequence", type=int, help="tokens of a request, prompt and answer (default: 2048)")
+    memory.add_argument("--tp-size", type=int, default=1, help="number of GPUs (default: 1)")
 
 
 def check() -> int:
@@ -49,6 +64,7 @@ def build(arguments: argparse.Namespace) -> None:
     """Build an engine; generate with it, or make its checkpoint too, where that was asked for."""
     from helpers import checkpoint, models, toolchains
     from helpers.toolchains import base
+    from helpers.toolchains.choices import AUTO
 
     toolchain = toolchains.best()
     model = models.find(arguments.model or toolchains.default_model())
@@ -58,13 +74,17 @@ def build(arguments: argparse.Namespace) -> None:
             "An engine is built from a TensorRT-LLM checkpoint on a GPU only. Copy the folder to a pod, or leave "
             "--from-checkpoint out: the CPU toolchain builds from the model's own weights."
         )
+    kv = AUTO if arguments.kv is None else None if arguments.kv == "fp16" else arguments.kv
     engine = (
-        toolchain.build(model, made=checkpoint.load(copied)) if copied else toolchain.build(model, arguments.precision)
+        toolchain.build(model, made=checkpoint.load(copied))
+        if copied
+        else toolchain.build(model, arguments.precision, kv)
     )
     if arguments.command == "generate":
         toolchain.generate(engine, arguments.prompt or checkpoint.PROMPT, arguments.max_tokens)
     elif arguments.checkpoint:
-        base.quantized(model, engine.precision)
+        # An engine of the CPU may have a KV cache that no checkpoint has: AUTO is what a GPU would build.
+        base.quantized(model, engine.precision, kv)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,6 +103,11 @@ def run(arguments: argparse.Namespace) -> int:
         from helpers import plan
 
         print(plan.make(arguments.gpu, arguments.precision, arguments.model, arguments.release, arguments.tp_size))
+    elif arguments.command == "memory":
+        from helpers import memory
+
+        a = arguments
+        print(memory.fit(a.model, a.gpu, a.precision, a.kv, a.batch, sequence=a.sequence, tp_size=a.tp_size))
     else:
         build(arguments)
     return 0

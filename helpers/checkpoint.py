@@ -35,6 +35,7 @@ TITLES = {
     "int4_awq": "INT4 AWQ",
     "int8_wo": "INT8 weight-only",
 }
+KV_TITLES = {None: "16-bit", "fp8": "FP8", "int8": "INT8"}
 QUANTIZERS = ("fp16", "fp8", "int8_sq", "int4_awq")
 """What ModelOpt writes, on every machine. INT8 weight-only is TensorRT-LLM's own, and needs an installed release."""
 
@@ -61,6 +62,11 @@ class Checkpoint(Artifact):
         """The precision as a person writes it."""
         return TITLES[self.precision]
 
+    @property
+    def full_title(self) -> str:
+        """The precisions of weights and KV cache, as a person writes them."""
+        return full_title(self.title, self.kv)
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """The checkpoint's ``config.json``."""
@@ -73,7 +79,7 @@ class Checkpoint(Artifact):
 
     @property
     def kv(self) -> str | None:
-        """``fp8`` where the KV cache is quantized too."""
+        """``fp8`` or ``int8`` where the KV cache is quantized too."""
         return str(self.manifest.options["kv"]) or None
 
     @property
@@ -172,9 +178,14 @@ def command(
     words += ["--kv-cache", kv] if kv else []
     if precision == "int4_awq":
         calibration_texts = min(calibration_texts, _AWQ_TEXTS)
-    if precision != "fp16":
+    if precision != "fp16" or kv:
         words += ["--calibration", str(CALIBRATION), "--calibration-texts", str(calibration_texts)]
     return [*words, "--tp-size", str(tp_size), "--held-out", str(HELD_OUT), "--prompt", PROMPT, "--output", output]
+
+
+def full_title(weights: str, kv: str | None) -> str:
+    """Precisions of weights and KV cache in words, such as ``FP16 weights, FP8 KV cache``."""
+    return f"{weights} weights, {KV_TITLES[kv]} KV cache"
 
 
 def folder_name(precision: str, kv: str | None, tp_size: int) -> str:
@@ -199,7 +210,8 @@ def make(
         model: from :func:`helpers.models.find`.
         precision: ``fp16``, ``fp8`` (weights and activations), ``int8_sq`` (SmoothQuant), ``int4_awq`` (weights), or
             ``int8_wo`` (weights; only where TensorRT-LLM is installed).
-        kv: ``"fp8"`` to quantize the KV cache too; None leaves it at 16 bits.
+        kv: ``"fp8"`` or ``"int8"`` to quantize the KV cache too; None leaves it at 16 bits. What an engine gives up for
+            it is another question (:mod:`helpers.toolchains.tensorrt_llm.kv`).
         tp_size: number of ranks (GPUs) to split the weights over; must divide both kinds of heads.
         calibration_texts: how many of the calibration texts to look at (INT4 AWQ: 16 at most).
         silent: show nothing where it exists: for what another stage needs beforehand.
@@ -282,7 +294,7 @@ def _quantization(
         workspace.require_memory(5 * model.bytes, f"quantizing {model.name}")
     worker = _WORKERS / "modelopt_checkpoint.py"
     inputs = {"model": model.digest, "held-out text": workspace.digest(HELD_OUT), "worker": workspace.digest(worker)}
-    calibrated = precision != "fp16"
+    calibrated = precision != "fp16" or kv is not None
     if calibrated:
         inputs["calibration"] = workspace.digest(CALIBRATION)
     if precision == "int4_awq":
@@ -351,12 +363,17 @@ def _check_precision(precision: str, kv: str | None) -> None:
         raise WorkshopError(
             f"There is no precision {precision!r} for a checkpoint. Choose one of {', '.join(map(repr, TITLES))}."
         )
-    if kv not in (None, "fp8"):
-        raise WorkshopError(f"The KV cache cannot be {kv!r} here. Choose 'fp8', or None for 16 bits.")
-    if kv and precision != "fp8":
+    if kv not in KV_TITLES:
+        raise WorkshopError(f"The KV cache cannot be {kv!r} here. Choose 'fp8', 'int8', or None for 16 bits.")
+    if kv and precision == "int8_wo":
         raise WorkshopError(
-            f"An FP8 KV cache goes with FP8 weights here, not with {TITLES[precision]}: with other weights "
-            "TensorRT-LLM gives up FP8 attention and block reuse. Use precision='fp8', or kv=None."
+            "INT8 weight-only is converted by TensorRT-LLM itself, which leaves the KV cache at 16 bits here. Use "
+            "kv=None, or precision='int8_sq'."
+        )
+    if (precision, kv) == ("fp8", "int8"):
+        raise WorkshopError(
+            "FP8 weights go with an FP8 KV cache here, not with an INT8 one, which nobody documents for them. Use "
+            "kv='fp8', or kv=None for 16 bits."
         )
 
 
@@ -442,11 +459,12 @@ def scaling_factors(checkpoint: Checkpoint, layer: int = 0) -> Table:
         raise WorkshopError(
             f"The {checkpoint.title} checkpoint is not quantized, so it has no scaling factors; look at an FP8 one."
         )
-    caption = f"Layer {layer} of the {checkpoint.title} checkpoint"
+    caption = f"Layer {layer} of the checkpoint with {checkpoint.full_title}"
     return Table(["scaling factor", "how many", "value"], rows, caption=caption)
 
 
 def written(*checkpoints: Checkpoint) -> Table:
     """The greedy continuation that each wrote under the quantizer's arithmetic, before any engine existed."""
-    rows = [[c.title, c.text.removeprefix(PROMPT).strip()] for c in checkpoints]
+    alike = len({c.title for c in checkpoints}) < len(checkpoints)
+    rows = [[c.full_title if alike else c.title, c.text.removeprefix(PROMPT).strip()] for c in checkpoints]
     return Table(["checkpoint", "text"], rows, caption=f"Prompt: {PROMPT}")

@@ -18,7 +18,7 @@ from helpers.errors import WorkshopError
 from helpers.hardware import Datasheet
 from helpers.releases import Release
 from helpers.toolchains import tensorrt_llm
-from helpers.toolchains.base import CHECKPOINTS, TITLES, kv_of
+from helpers.toolchains.choices import CHECKPOINTS, TITLES, kv_of
 from helpers.toolchains.tensorrt_llm import commands
 from helpers.toolchains.tensorrt_llm.sizes import Sizes, engine_sizes
 from helpers.workspace import REPOSITORY
@@ -195,14 +195,21 @@ def _memory_text(
     subject: _Subject, sheet: Datasheet, precision: str, kv: str | None, sizes: Sizes, tp_size: int
 ) -> str:
     """Whether it fits, with the parts."""
-    shape = subject.shape
-    weights = memory.weight_bytes(shape, precision, tp_size)
-    request = sizes.max_seq_len * memory.kv_bytes_per_token(shape, kv, tp_size)
-    working = memory.activation_bytes(shape, sizes.max_num_tokens, sizes.max_batch_size, tp_size)
+    made = memory.fit(
+        subject.shape,
+        sheet.key,
+        precision,
+        kv,
+        sizes.max_batch_size,
+        sizes.max_num_tokens,
+        sizes.max_seq_len,
+        tp_size=tp_size,
+    )
     return (
-        f"predicted, on each GPU: {bytes_text(weights)} of weights, {bytes_text(working)} to work with (an estimate), "
-        f"and {bytes_text(request)} of KV cache for a request of {sizes.max_seq_len:,} tokens; "
-        f"{sizes.max_batch_size} of them fit at once in {bytes_text(sheet.memory_bytes)}."
+        f"predicted, on each GPU: {bytes_text(made.weights)} of weights, {bytes_text(made.activations)} to work with "
+        f"(an estimate), and {bytes_text(made.blocks_per_request * made.block)} of KV cache for a request of "
+        f"{made.sequence:,} tokens; {made.requests:,} of them fit at once in {bytes_text(sheet.memory_bytes)}, and the "
+        f"engine is built for {made.max_batch_size}."
     )
 
 

@@ -132,6 +132,82 @@ def test_two_ranks_put_together_are_the_whole(four, model):
     assert v == k
 
 
+@pytest.fixture(scope="module")
+def with_kv(model, made_by_notebooks):
+    """Checkpoints of FP16 weights whose KV cache alone is quantized, by the cache's precision."""
+    return {kv: checkpoint.make(model, "fp16", kv=kv) for kv in ("fp8", "int8")}
+
+
+def test_the_kv_cache_can_be_quantized_alone(with_kv, four):
+    for kv, made in with_kv.items():
+        assert made.config["quantization"] == {"quant_algo": None, "kv_cache_quant_algo": kv.upper()}
+        assert (made.kv, made.full_title) == (kv, f"FP16 weights, {kv.upper()} KV cache")
+        weight = "transformer.layers.0.attention.qkv.weight"
+        assert np.array_equal(tensor(made.ranks[0], weight), tensor(four["fp16"].ranks[0], weight))
+
+
+def test_weights_can_be_quantized_without_the_kv_cache(model):
+    made = checkpoint.make(model, "fp8", kv=None)
+    assert made.config["quantization"]["quant_algo"] == "FP8"
+    assert made.config["quantization"]["kv_cache_quant_algo"] is None
+    assert not any("cache_scaling" in name for name, *_ in checkpoint.tensors(made))
+
+
+def test_the_kv_factors_are_what_the_reader_will_use(with_kv, model):
+    for layer in range(model.config["num_hidden_layers"]):
+        name = f"transformer.layers.{layer}.attention.kv_cache_scaling_factor"
+        found = [r for r in with_kv["int8"].ranges if f"layers.{layer}." in r["module"] and "_bmm" in r["quantizer"]]
+        assert len(found) == 2  # keys and values
+        largest = max(r["amax"] for r in found)
+        assert tensor(with_kv["int8"].ranks[0], name) == pytest.approx(largest / 127, rel=1e-5)
+        assert tensor(with_kv["fp8"].ranks[0], name) == 1.0  # ModelOpt stores no FP8 factor below 1
+
+
+def rounded_attention(rounded):
+    """Attention over keys and values that went through a cache of 8 bits, by hand."""
+    import torch
+
+    def attend(module, query, key, value, mask, scaling=None, **more):
+        shared = [torch.repeat_interleave(rounded(x), module.num_key_value_groups, dim=1) for x in (key, value)]
+        made = torch.nn.functional.scaled_dot_product_attention(query, *shared, is_causal=True, scale=scaling)
+        return made.transpose(1, 2).contiguous(), None
+
+    return attend
+
+
+@pytest.mark.parametrize("kv", ["fp8", "int8"])
+def test_perplexity_is_measured_with_the_factors_that_are_stored(kv, with_kv, model):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    layers = iter([])
+    factors = [
+        float(tensor(with_kv[kv].ranks[0], f"transformer.layers.{n}.attention.kv_cache_scaling_factor"))
+        for n in range(model.config["num_hidden_layers"])
+    ]
+
+    def rounded(x):
+        factor = next(layers)
+        if kv == "fp8":
+            return (x / factor).to(torch.float8_e4m3fn).float() * factor
+        return (x / factor).round().clamp(-127, 127) * factor
+
+    ALL_ATTENTION_FUNCTIONS.register("rounded", rounded_attention(rounded))
+    tokenizer = AutoTokenizer.from_pretrained(model.path)
+    running = AutoModelForCausalLM.from_pretrained(model.path, dtype=torch.float32, attn_implementation="rounded")
+    found = []
+    for text in models.texts(checkpoint.HELD_OUT, 5):
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        layers = iter(np.repeat(factors, 2))
+        with torch.inference_mode():
+            likelihood = running(input_ids=ids).logits.log_softmax(-1)[0, :-1]
+        found.append(-likelihood.gather(-1, ids[0, 1:, None])[:, 0].numpy())
+    mine = np.concatenate(found)
+    theirs, exact = with_kv[kv].nll[: mine.size], checkpoint.make(model, "fp16").nll[: mine.size]
+    assert np.abs(mine - theirs).mean() < 0.1 * np.abs(exact - theirs).mean()  # a value at a tie may round otherwise
+
+
 def test_the_tables_show_what_is_there(four):
     assert "attention.qkv.weight" in str(checkpoint.inside(four["fp8"]))
     assert '"quant_algo": "FP8"' in str(checkpoint.settings(four["fp8"]))
@@ -146,7 +222,8 @@ def test_the_tables_show_what_is_there(four):
     [
         ({"precision": "fp9"}, "no precision 'fp9'"),
         ({"precision": "fp8", "kv": "int3"}, "cannot be 'int3'"),
-        ({"precision": "fp16", "kv": "fp8"}, "FP8 KV cache goes with FP8 weights"),
+        ({"precision": "fp8", "kv": "int8"}, "FP8 weights go with an FP8 KV cache"),
+        ({"precision": "int8_wo", "kv": "fp8"}, "leaves the KV cache at 16 bits"),
         ({"precision": "fp16", "tp_size": 3}, r"Choose tp_size from \[1, 2, 4\]"),
     ],
 )

@@ -33,6 +33,8 @@ def test_check_looks_at_machine_and_toolchain():
         (["build", "--precision", "fp9"], "fp9"),
         (["build", "no-such-model"], "There is no model called 'no-such-model'"),
         (["generate", "/nowhere/at/all", "--prompt", "Born in"], "There is no model called '/nowhere/at/all'"),
+        (["memory", "--gpu", "a10h"], "Did you mean 'a10g'"),
+        (["memory", "--batch", "0"], "max_batch_size is 0"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_1(words, told):
@@ -44,11 +46,34 @@ def test_a_mistake_is_one_line_and_status_1(words, told):
     assert told in line
 
 
+def test_memory_prints_what_fits_and_whether_it_can_be_built():
+    words = [
+        "--gpu",
+        "a10g",
+        "--precision",
+        "fp8",
+        "--kv",
+        "fp8",
+        "--batch",
+        "32",
+        "--sequence",
+        "2000",
+        "--tp-size",
+        "2",
+    ]
+    done = call("memory", *words)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^weights +615\.\d\d MB", done.stdout, re.MULTILINE)
+    assert re.search(r"TinyLlama in FP8 with an FP8 KV cache on 2 GPUs: A10G: .* requests of 2,000 tokens", done.stdout)
+    assert "more than the 32 that the engine is built for" in done.stdout
+    assert "no engine can be built with FP8 weights for the A10G" in done.stdout
+
+
 def test_help_names_every_command(capsys):
     done = call("--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    for command in ("check", "install", "build", "generate", "plan", "watch"):
+    for command in ("check", "install", "build", "generate", "plan", "memory", "watch"):
         assert re.search(rf"^    {command} +\w+", done.stdout, re.MULTILINE)
     with pytest.raises(SystemExit) as ended:
         cli.main(["build", "--help"])
@@ -83,8 +108,9 @@ def test_heavy_libraries_wait_until_they_are_needed():
     """What every notebook's first cells import; each heavy library would add seconds."""
     code = (
         "import sys; from helpers import checkpoint, hardware, models, plots, precision, stage, teaching, toolchains\n"
+        "from helpers import exercises, memory, widgets\n"
         "print({name.split('.')[0] for name in sys.modules} & "
-        "{'torch', 'transformers', 'openvino', 'matplotlib', 'pandas', 'nncf', 'modelopt'})"
+        "{'torch', 'transformers', 'openvino', 'matplotlib', 'pandas', 'nncf', 'modelopt', 'ipywidgets'})"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

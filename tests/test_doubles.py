@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import doubles
 import numpy as np
 import pods
 import pytest
@@ -36,7 +37,7 @@ def elsewhere(pod: Pod, machine: str) -> Pod:
     return Pod(machine, pod.home, pod.python)
 
 
-def checkpoint(place: Path, algorithm: str | None = None, ranks: int = 1, **changed) -> Path:
+def checkpoint(place: Path, algorithm: str | None = None, ranks: int = 1, kv: str | None = None, **changed) -> Path:
     """A checkpoint of one small layer, all zeros."""
     import torch
     from safetensors.torch import save_file
@@ -47,7 +48,7 @@ def checkpoint(place: Path, algorithm: str | None = None, ranks: int = 1, **chan
     mapping = {"world_size": ranks, "tp_size": ranks, "pp_size": 1}
     config = {"architecture": "LlamaForCausalLM", "dtype": "float16", "vocab_size": 2048, "hidden_size": 256}
     config |= {"num_hidden_layers": 1, "num_attention_heads": 8, "max_position_embeddings": 2048, "mapping": mapping}
-    config |= {"intermediate_size": 512, "quantization": {"quant_algo": algorithm, "kv_cache_quant_algo": None}}
+    config |= {"intermediate_size": 512, "quantization": {"quant_algo": algorithm, "kv_cache_quant_algo": kv}}
     kinds = {"F16": torch.float16, "F32": torch.float32, "F8_E4M3": torch.float8_e4m3fn, "I8": torch.int8}
     kinds["U8"] = torch.uint8
     tensors = {name: torch.zeros(shape, dtype=kinds[kind]) for name, (kind, shape) in expected(config)[0].items()}
@@ -598,3 +599,134 @@ def test_the_placeholder_package_fails_in_pip_with_its_own_words(tmp_path):
     fault = releases.explain(done.stdout + done.stderr)
     assert fault is not None
     assert fault.name == "placeholder package"
+
+
+# --- The scheduler ------------------------------------------------------------
+
+
+def scheduled(policy, blocks, requests, batch=64, tokens=4096):
+    """Records of requests of (prompt, new) tokens in a cache of so many blocks of 32 tokens."""
+    sys.path.insert(0, str(doubles.RELEASE))
+    try:
+        import double_scheduler
+    finally:
+        sys.path.remove(str(doubles.RELEASE))
+    load = [double_scheduler.Request(*lengths) for lengths in requests]
+    return double_scheduler.iterations(load, double_scheduler.Pool(blocks, 32), policy, batch, tokens)
+
+
+def running(records):
+    return [record["inflightBatchingStats"]["numScheduledRequests"] for record in records]
+
+
+def preempted(records):
+    return sum(record["inflightBatchingStats"]["numPausedRequests"] for record in records)
+
+
+LOAD = [(32, 224)] * 48
+
+
+@pytest.mark.parametrize("policy", ["MAX_UTILIZATION", "GUARANTEED_NO_EVICT"])
+def test_blocks_add_up_and_every_token_is_made(policy):
+    records = scheduled(policy, 96, LOAD)
+    for record in records:
+        cache = record["kvCacheStats"]
+        assert cache["usedNumBlocks"] + cache["freeNumBlocks"] == cache["maxNumBlocks"] == 96
+        assert cache["usedNumBlocks"] <= 96
+    # A request that was paused reads what it had made as part of its prompt, and its step makes one token more.
+    assert sum(running(records)) == 48 * 224
+    assert running(records)[-1] == records[-1]["kvCacheStats"]["usedNumBlocks"] == 0
+
+
+def test_one_policy_pauses_and_the_other_lets_wait():
+    assert preempted(scheduled("MAX_UTILIZATION", 96, LOAD)) > 0
+    waiting = scheduled("GUARANTEED_NO_EVICT", 96, LOAD)
+    assert preempted(waiting) == 0
+    assert max(running(waiting)) == 96 // 8  # each is promised the eight blocks of its last token
+    assert max(running(scheduled("MAX_UTILIZATION", 96, LOAD))) == 48
+
+
+def test_a_cache_for_all_pauses_nobody_and_a_small_batch_lets_wait():
+    records = scheduled("MAX_UTILIZATION", 48 * 8, LOAD)
+    assert preempted(records) == 0
+    assert len(records) == 225
+    records = scheduled("MAX_UTILIZATION", 48 * 8, LOAD, batch=16)
+    assert max(running(records)) == 16
+    assert records[0]["numQueuedRequests"] == 32
+
+
+TOGETHER = """
+from tensorrt_llm.llmapi import CapacitySchedulerPolicy, SchedulerConfig
+def run(policy, tokens):
+    llm = LLM(model=engine, tokenizer=model, kv_cache_config=KvCacheConfig(max_tokens=tokens),
+              scheduler_config=SchedulerConfig(capacity_scheduler_policy=policy))
+    parameters = SamplingParams(max_tokens=40, ignore_eos=True)
+    pending = [llm.generate_async(p, parameters) for p in (prompt, prompt[:20], prompt[:30])]
+    ids = [one.result().outputs[0].token_ids for one in pending]
+    records = llm.get_stats()
+    return ids, [r["inflightBatchingStats"]["numPausedRequests"] for r in records], records[0]["kvCacheStats"]
+"""
+
+
+def test_requests_together_write_what_each_writes_alone_whatever_the_cache(pod, engine):
+    code = """
+wide, none, large = run(CapacitySchedulerPolicy.MAX_UTILIZATION, 1024)
+tight, paused, small = run(CapacitySchedulerPolicy.MAX_UTILIZATION, 128)
+llm = LLM(model=engine, tokenizer=model)
+alone = [llm.generate(p, SamplingParams(max_tokens=40, ignore_eos=True)).outputs[0].token_ids
+         for p in (prompt, prompt[:20], prompt[:30])]
+print(json.dumps([wide == tight == alone, sum(none), sum(paused), large, small, llm.get_stats() != []]))
+"""
+    same, none, paused, large, small, told = ask(pod, engine, TOGETHER + code)
+    assert same and told
+    assert none == 0 < paused
+    assert (large["maxNumBlocks"], small["maxNumBlocks"]) == (32, 4)
+
+
+def test_a_policy_that_does_not_exist_is_refused(pod, engine):
+    told = ask(pod, engine, TOGETHER + "print(json.dumps(caught(lambda: run('MAX_UTILISATION', 128))))")
+    assert told.startswith("ValueError: ")
+    assert "takes one of MAX_UTILIZATION" in told
+
+
+# --- What the builder forces ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kv", "paged", "fp8", "told"),
+    [
+        (None, None, True, False, "FP8 Context FMHA is disabled"),
+        (None, "FP8", False, False, "FP8 Paged Context FMHA is disabled"),
+        (None, "INT8", False, False, "doesn't work with int8 kv cache currently"),
+        ("FP8", None, True, False, "must be used together with fp8 KV Cache"),
+        ("FP8", "FP8", True, True, ""),
+    ],
+)
+def test_the_builder_switches_attention_off_as_the_table_says(pod, tmp_path, algorithm, kv, paged, fp8, told):
+    from helpers.toolchains.tensorrt_llm.kv import rules, side_effects
+
+    source = checkpoint(tmp_path / "checkpoint", algorithm, kv=kv)
+    done = build(pod, source, tmp_path / "engine")
+    assert done.returncode == 0, done.stderr
+    plugins = json.loads((tmp_path / "engine" / "config.json").read_text())["build_config"]["plugin_config"]
+    assert (plugins["use_paged_context_fmha"], plugins["use_fp8_context_fmha"]) == (paged, fp8)
+    found = side_effects("fp8" if algorithm else "fp16", kv.lower() if kv else None)
+    assert (found.reuse, found.fp8_attention) == (paged, fp8)
+    row = next(r for r in rules()["pair"] if r["kv"] == (kv or "fp16").lower()
+               and ("fp8" if algorithm else "fp16") in r["weights"])  # fmt: skip
+    warned = [line for line in done.stdout.splitlines() if "[W]" in line and "FMHA" in line]
+    assert len(warned) == len(row["forced"])
+    assert all(words in line for words, line in zip(row["forced"], warned, strict=True))
+    assert told in done.stdout
+
+
+def test_an_engine_without_paged_context_reuses_nothing_and_says_so_once(pod, tmp_path):
+    build(pod, checkpoint(tmp_path / "checkpoint", kv="INT8"), tmp_path / "engine")
+
+    def log(given: str) -> str:
+        code = f"{ASK}LLM(model=engine, tokenizer=model, kv_cache_config=KvCacheConfig({given}))"
+        return pod.program("python", "-c", code, tmp_path / "engine", MODEL, PROMPT).stdout
+
+    assert log("").count("KV cache reuse disabled because model was not built with paged context FMHA") == 1
+    quiet = log("enable_block_reuse=False")
+    assert "found in the config file" in quiet and "KV cache reuse disabled" not in quiet

@@ -13,6 +13,7 @@ import pytest
 from helpers import checkpoint, models, toolchains, workspace
 from helpers.errors import WorkshopError
 from helpers.toolchains import base, openvino
+from helpers.toolchains.batching import Load
 
 pytestmark = pytest.mark.usefixtures("made_by_notebooks")
 WORKERS = workspace.REPOSITORY / "helpers" / "workers"
@@ -42,6 +43,32 @@ from openvino_pipeline import open_pipeline
 started = time.perf_counter()
 open_pipeline(Path(sys.argv[2]), **eval(sys.argv[3]))
 print(time.perf_counter() - started)
+"""
+
+
+@pytest.fixture(scope="module")
+def eight_bit(model, made_by_notebooks):
+    """An engine with FP16 weights and a KV cache of 8 bits."""
+    return openvino.build(model, "fp16", kv="int8")
+
+
+STEPS = """
+import json, sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import openvino_genai
+from openvino_pipeline import open_pipeline
+pipeline = open_pipeline(Path(sys.argv[2]), kv_cache=sys.argv[3], enable_prefix_caching=True)
+lines = Path(sys.argv[4]).read_text().splitlines()[:40]
+settings = openvino_genai.GenerationConfig()
+settings.max_new_tokens = 1
+steps = []
+for number in range(2):
+    handle = pipeline.add_request(number, " ".join(json.loads(line)["text"] for line in lines), settings)
+    steps.append(0)
+    while pipeline.has_non_finished_requests():
+        pipeline.step()
+        steps[-1] += 1
+print(json.dumps(steps))
 """
 
 
@@ -90,6 +117,48 @@ def test_generate_and_serve_reuse_the_blob_after_the_publishing_rename(engines):
     openvino.generate(engine, checkpoint.PROMPT, max_tokens=4)
     seconds_to_open(engine.path, max_num_seqs=8, dynamic_split_fuse=False, num_kv_blocks=64)  # as a server would
     assert blobs(engine) == before
+
+
+def test_a_kv_cache_of_8_bits_is_built_beside_and_its_blob_reused_too(engines, eight_bit):
+    assert (eight_bit.path.name, engines["fp16"].path.name) == ("openvino-fp16-kv-int8", "openvino-fp16")
+    assert (eight_bit.kv, engines["fp16"].kv) == ("int8", None)
+    time.sleep(1.1)
+    before = blobs(eight_bit)
+    assert len(before) == 1
+    assert openvino.generate(eight_bit, checkpoint.PROMPT, max_tokens=4).tokens == 4
+    openvino.batch(eight_bit, 2**20, Load(2, 8, 4, 1))
+    assert blobs(eight_bit) == before
+
+
+def test_a_blobs_name_does_not_tell_its_kv_cache(engines, eight_bit):
+    # This is why an engine must always be opened with the precision that it was built with.
+    assert blobs(engines["fp16"]).keys() == blobs(eight_bit).keys()
+
+
+def test_the_plugin_itself_says_why_there_is_no_kv_cache_in_fp8(model):
+    choices = openvino.kv_choices()
+    assert choices.offered("fp16") == choices.offered("fp8") == choices.offered("int8") == (None, "int8")
+    assert choices.eight_bit() == "int8"
+    with pytest.raises(WorkshopError, match=r"Supported values: u8.*f16.* Choose one of None \(16 bits\), 'int8'\.$"):
+        openvino.build(model, "fp16", kv="fp8")
+    with pytest.raises(WorkshopError, match=r"KV cache in 'u4' cannot be built beside FP16 weights"):
+        openvino.build(model, "fp16", kv="u4")
+    assert openvino._refused_kv("u8") == ""
+
+
+@pytest.mark.parametrize("kv", ["f16", "u8"])
+def test_blocks_of_an_earlier_request_are_used_again_whatever_the_kv_cache(engines, eight_bit, kv):
+    engine = eight_bit if kv == "u8" else engines["fp16"]
+    command = [sys.executable, "-c", STEPS, str(WORKERS), str(engine.path), kv, str(checkpoint.HELD_OUT)]
+    first, second = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert second < first
+
+
+@pytest.mark.slow
+def test_a_kv_cache_of_8_bits_shows_in_the_likelihoods_but_hardly(engines, eight_bit):
+    exact, rounded = openvino.score(engines["fp16"]), openvino.score(eight_bit)
+    assert 1e-4 < np.abs(rounded - exact).mean() < 2e-3
+    assert rounded.mean() == pytest.approx(exact.mean(), abs=1e-3)
 
 
 def test_the_blob_is_reused_by_a_moved_engine_and_makes_loading_faster(engines, tmp_path):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from helpers import hardware, plan, workspace
+from helpers import hardware, memory, plan, workspace
 from helpers.errors import WorkshopError
 
 TP2 = ["rtx-4090", "a10g", "h200"]
@@ -91,6 +91,12 @@ def test_two_ranks_are_half_each(gpu):
     sizes = [next(step.size for step in made.steps if step.kind == "engine") for made in (one, two)]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.001)  # both ranks together
     assert any("--tp-size 2" in " ".join(words) for step in two.steps for words in words_of(step))
+
+
+def test_the_plan_says_what_the_memory_planner_says():
+    made = memory.fit("TinyLlama", "rtx-4090", "fp8", "fp8")
+    [said] = [note for note in plan.make("rtx-4090", "fp8").notes if note.startswith("predicted")]
+    assert f"{made.requests:,} of them fit at once in 24.00 GB, and the engine is built for 64." in said
 
 
 def test_a_split_that_is_none_is_refused():

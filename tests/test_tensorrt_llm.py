@@ -246,6 +246,113 @@ def test_perplexity_of_the_engine_is_that_of_its_weights(on, homes, pythons):
     assert "--gather_context_logits" not in ordinary.command
 
 
+def python(environment: dict[str, str], code: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=workspace.REPOSITORY, env=environment, capture_output=True, text=True
+    )
+
+
+PAIRS = """
+import json
+from dataclasses import asdict
+from helpers import models, toolchains
+from helpers.errors import WorkshopError
+from helpers.toolchains.batching import Load
+toolchain, model = toolchains.best(), models.find("bundled")
+load, budget = Load(requests=24, prompt_tokens=32, new_tokens=96, rounds=2), 24 * 98_304
+told = {}
+for precision, kv in PAIRS:
+    engine = toolchain.build(model, precision, kv)
+    run = toolchain.batch(engine, budget, load)
+    told[f"{precision} {kv}"] = {
+        "folder": engine.path.name, "title": run.title, "kv": run.kv, "blocks": run.blocks, "tokens": run.tokens,
+        "bytes": run.kv_bytes, "most": run.most_running, "preempted": run.preempted, "speed": run.tokens_per_second,
+        "answers": run.answers, "steps": [asdict(step) for step in run.steps],
+        "reused": toolchain.batch(engine, budget, load).reused,
+    }
+def refused(*given):
+    try:
+        given[0](*given[1:])
+    except WorkshopError as problem:
+        return str(problem)
+told["refused"] = [
+    refused(toolchain.batch, engine, 98_304, load),
+    refused(toolchain.batch, engine, budget, Load(prompt_tokens=2000, new_tokens=200)),
+    refused(toolchain.build, model, "fp8", "int8"),
+    refused(toolchain.build, model, "fp16", "fp4"),
+]
+generated = toolchain.generate(engine, "Born in", max_tokens=4)
+scored = toolchain.score(engine)
+print(json.dumps(told))
+"""
+
+
+def batched(done: "subprocess.CompletedProcess[str]") -> dict:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_4090_runs_many_requests_with_each_kv_cache(on, homes, pythons):
+    on("rtx-4090", "check")
+    pairs = [("fp16", None), ("fp16", "fp8"), ("fp16", "int8")]
+    done = python(variables("rtx-4090", homes, pythons), PAIRS.replace("PAIRS", repr(pairs)))
+    told = batched(done)
+    whole, fp8, int8 = (told[f"fp16 {kv}"] for kv in (None, "fp8", "int8"))
+    assert [one["folder"] for one in (whole, fp8, int8)] == [
+        "tensorrt_llm-fp16",
+        "tensorrt_llm-fp16-kv-fp8",
+        "tensorrt_llm-fp16-kv-int8",
+    ]
+    assert int8["title"] == "FP16 weights, INT8 KV cache"
+    assert [one["kv"] for one in (whole, fp8, int8)] == [None, "fp8", "int8"]
+    assert [one["blocks"] for one in (whole, fp8, int8)] == [24, 48, 48]
+    assert [one["tokens"] for one in (whole, fp8, int8)] == [768, 1536, 1536]
+    assert {one["bytes"] for one in (whole, fp8, int8)} == {24 * 98_304}
+    assert whole["preempted"] > int8["preempted"] > 0
+    assert all(one["reused"] and one["speed"] > 0 for one in (whole, fp8, int8))
+    assert whole["answers"] == int8["answers"]  # the double computes alike, and a pause changes no text
+    for one in (whole, int8):
+        steps = one["steps"]
+        assert all(step["used"] + step["free"] == one["blocks"] for step in steps)
+        assert steps[0]["seconds"] == 0 and steps[-1]["running"] == steps[-1]["used"] == 0
+        assert [step["seconds"] for step in steps] == sorted(step["seconds"] for step in steps)
+        assert max(step["waiting"] for step in steps) > 0
+        assert one["most"] == max(step["running"] for step in steps) <= 24
+    budget, longer, pair, unknown = told["refused"]
+    assert "one request alone needs 4" in budget
+    assert "the engine takes 2,048 at most" in longer
+    assert "A KV cache in INT8 cannot be built beside FP8 (E4M3) weights" in pair
+    assert "'fp4'" in unknown and "Choose one of None (16 bits), 'fp8', 'int8'" in unknown
+    assert "this perplexity is that of the weights alone" in done.stdout
+
+
+def test_engines_without_paged_context_are_built_so_and_reuse_nothing(on, homes, pythons):
+    plugins = {}
+    for precision, paged in (("fp16", True), ("fp16-kv-fp8", False), ("fp16-kv-int8", False)):
+        folder, manifest = engine_of(homes, "rtx-4090", precision)
+        plugins[precision] = json.loads((folder / "config.json").read_text())["build_config"]["plugin_config"]
+        assert plugins[precision]["use_paged_context_fmha"] is paged
+        assert ("--use_paged_context_fmha" in manifest.command) is not paged
+        assert manifest.options["kv"] == precision.partition("-kv-")[2]
+    log = "\n".join(file.read_text() for file in (homes / "rtx-4090").rglob("*.log"))
+    assert "KV cache reuse disabled" not in log
+
+
+def test_an_a10g_has_an_int8_cache_beside_int8_weights_and_no_fp8_one(on, homes, pythons):
+    on("a10g", "check")
+    environment = variables("a10g", homes, pythons)
+    told = batched(python(environment, PAIRS.replace("PAIRS", repr([("int8", "int8")]))))
+    assert told["int8 int8"]["folder"] == "tensorrt_llm-int8-kv-int8"
+    assert told["int8 int8"]["blocks"] == 48
+    _, manifest = engine_of(homes, "a10g", "int8-kv-int8")
+    assert manifest.options["precision"] == manifest.options["kv"] == "int8"
+    done = python(
+        environment, "from helpers import models, toolchains as t\nt.best().build(models.find(), 'fp16', 'fp8')"
+    )
+    assert "A KV cache in FP8 cannot be built beside FP16 weights for the" in done.stderr
+    assert not (homes / "a10g" / "checkpoints" / "bundled" / "fp16-kv-fp8-tp1").exists()
+
+
 def test_operations_are_counted_by_tensorrts_inspector(on, homes, pythons):
     code = (
         "from helpers import models, toolchains\n"

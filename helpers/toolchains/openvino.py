@@ -9,25 +9,20 @@ import json
 import subprocess
 import sys
 import sysconfig
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from helpers import checkpoint, plots, stage, workspace
+from helpers import checkpoint, memory, plots, stage, workspace
 from helpers.cards import Card, Picture, Table
 from helpers.hardware import cpu_identity
 from helpers.models import Model
-from helpers.toolchains import base
-from helpers.toolchains.base import (
-    TITLES,
-    Choices,
-    Engine,
-    Generation,
-    converse,
-    disguised,
-    rebuild_command,
-    require_fit,
-)
+from helpers.toolchains import base, batching
+from helpers.toolchains.base import Engine, disguised, rebuild_command, require_fit
+from helpers.toolchains.batching import BatchRun, Load
+from helpers.toolchains.choices import AUTO, TITLES, Choices, KvChoice, KvChoices
+from helpers.toolchains.generation import Generation, converse
 from helpers.workspace import Artifact
 
 name = "openvino"
@@ -36,6 +31,13 @@ default_model = "bundled"  # small enough that a laptop builds it in seconds
 _WORKERS = Path(__file__).parent.parent / "workers"
 # OpenVINO and NNCF send usage data and write into the home folder unless they believe to run in CI.
 _QUIET = {"CI": "true", "NNCF_CI": "1", "TOKENIZERS_PARALLELISM": "false"}
+_KV = {None: "f16", "int8": "u8", "fp8": "f8e4m3"}
+"""What OpenVINO calls each precision of a KV cache."""
+
+_PLANNED = {None: None, "int8": "u8"}
+"""What :mod:`helpers.memory` calls those that can be built."""
+
+_TOKENS_PER_BLOCK = 32  # of the KV cache; fixed for the CPU (openvino.genai's continuous batching pipeline)
 _PACKAGES = ("openvino", "openvino-genai", "openvino-tokenizers", "nncf", "optimum-intel")
 
 
@@ -54,6 +56,42 @@ def choices() -> Choices:
         "int4_awq": "only the TensorRT-LLM toolchain builds it; its checkpoint is made here all the same.",
     }
     return Choices(cpu_identity()["cpu"], said, ("fp16", "fp8", "int8"))
+
+
+@cache
+def _refused_kv(kind: str) -> str:
+    """What the CPU plugin says against keeping the KV cache in ``kind``; empty if it takes the setting.
+
+    It looks at the setting when it compiles, whatever the graph is: the smallest will do.
+    """
+    import numpy as np
+    import openvino as ov
+
+    x = ov.opset13.parameter([1], np.float32)
+    try:
+        ov.Core().compile_model(ov.Model([ov.opset13.relu(x)], [x]), "CPU", {"KV_CACHE_PRECISION": kind})
+    except RuntimeError as refusal:
+        lines = [line.strip() for line in str(refusal).splitlines()]
+        return next((line for line in lines if "KV_CACHE_PRECISION" in line), lines[-1])
+    return ""
+
+
+def kv_choices() -> KvChoices:
+    """Which KV caches an engine for this CPU can have; the plugin itself is asked for FP8."""
+    refused = _refused_kv(_KV["fp8"])
+    fp8 = f'the CPU plugin refuses it: "{refused}".' if refused else "the CPU plugin takes it, but it was never tried."
+    said = {
+        None: (True, "16-bit keys and values (f16), the starting point."),
+        "int8": (
+            True,
+            "8 bits (u8) with a scale and a zero point for each head of each token: n + 8 bytes for a head of n "
+            "numbers, where 16 bits take 2 n.",
+        ),
+        "fp8": (False, fp8),
+    }
+    rows = [KvChoice(p, kv, offered, None, why) for p in choices().offered for kv, (offered, why) in said.items()]
+    note = "Reuse of KV blocks and chunked prompts work with all of them: this pipeline does not tie them to precision."
+    return KvChoices(cpu_identity()["cpu"], tuple(rows), note)
 
 
 def export(model: Model) -> Artifact:
@@ -75,18 +113,22 @@ def export(model: Model) -> Artifact:
     )
 
 
-def build(model: Model, precision: str = "fp16") -> Engine:
+def build(model: Model, precision: str = "fp16", kv: str | None = AUTO) -> Engine:
     """Compile a model for this CPU.
 
     Args:
         model: from :func:`helpers.models.find`.
         precision: ``fp16``; ``fp8`` (E4M3) or ``int8`` weights and activations of every linear layer but the last,
             calibrated on ``data/calibration``.
+        kv: of the KV cache: None for 16 bits, which is also what :data:`AUTO` means here; ``int8``.
 
     Raises:
-        WorkshopError: an unknown precision, or a failed stage.
+        WorkshopError: an unknown precision, a KV cache that cannot be built, or a failed stage.
     """
     choices().require(precision)
+    kv = None if kv == AUTO else kv
+    if kv is not None:
+        kv_choices().require(precision, kv)
     graph = export(model)
     worker = _WORKERS / "openvino_build.py"
     inputs = {
@@ -95,16 +137,17 @@ def build(model: Model, precision: str = "fp16") -> Engine:
         "worker": workspace.digest(worker, _WORKERS / "openvino_pipeline.py"),
     }
     command = [sys.executable, str(worker), "--graph", str(graph.path), "--precision", precision]
+    command += ["--kv-cache", _KV[kv]]
     if precision != "fp16":
         inputs["calibration"] = workspace.digest(checkpoint.CALIBRATION)
         command += ["--calibration", str(checkpoint.CALIBRATION)]
     made = stage.run(
         stage.Stage(
-            title=f"Engine of {model.name}, {TITLES[precision]}, {title}",
+            title=f"Engine of {model.name}, {_named(precision, kv)}, {title}",
             kind="engine",
             command=[*command, "--output", "{out}"],
-            target=workspace.home() / "engines" / model.folder / f"{name}-{precision}",
-            options={"toolchain": name, "model": model.source, "precision": precision},
+            target=workspace.home() / "engines" / model.folder / base.engine_folder(name, precision, kv, usual=None),
+            options={"toolchain": name, "model": model.source, "precision": precision, "kv": kv or ""},
             inputs=inputs,
             maker=release(),
             machine=cpu_identity(),
@@ -114,6 +157,11 @@ def build(model: Model, precision: str = "fp16") -> Engine:
         )
     )
     return Engine(made.path, made.manifest, made.reused, made.log)
+
+
+def _named(precision: str, kv: str | None) -> str:
+    """An engine's precision in a title; its KV cache too where that is not the usual one."""
+    return checkpoint.full_title(TITLES[precision], kv) if kv else TITLES[precision]
 
 
 def refusal(engine: Engine) -> str | None:
@@ -146,13 +194,58 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
     require_fit(sys.modules[__name__], engine)
     request = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": ignore_eos}
     command = [sys.executable, str(_WORKERS / "openvino_generate.py"), str(engine.path), json.dumps(request)]
+    command += ["--kv-cache", _KV[engine.kv]]
     return converse(engine, command, prompt, max_tokens)
+
+
+def batch(engine: Engine, budget: int, load: Load | None = None) -> BatchRun:
+    """Hand many requests to an engine at once, its KV cache held to a number of bytes, as a stage (notebook 05).
+
+    Args:
+        engine: from :func:`build`.
+        budget: bytes of KV cache, rounded down to whole blocks.
+        load: the requests; None for those of :class:`Load` itself.
+
+    Raises:
+        WorkshopError: a budget that holds not even one request, a load that the model cannot take, an engine that does
+            not fit this machine, or a failed stage.
+    """
+    require_fit(sys.modules[__name__], engine)
+    load = load or Load()
+    shape = memory.Shape.of(json.loads((engine.path / "graph" / "config.json").read_text()))
+    batching.require_load(load, budget, shape.positions)
+    each = memory.kv_bytes_per_token(shape, _PLANNED[engine.kv])
+    blocks = batching.blocks_within(load, budget, each, _TOKENS_PER_BLOCK)
+    worker = _WORKERS / "openvino_batch.py"
+    command = [sys.executable, str(worker), "--engine", str(engine.path), "--kv-cache", _KV[engine.kv]]
+    command += ["--texts", str(checkpoint.HELD_OUT), *load.options()]
+    command += ["--blocks", str(blocks), "--tokens-per-block", str(_TOKENS_PER_BLOCK), "--output", "{out}"]
+    made = stage.run(
+        stage.Stage(
+            title=f"{load.requests} requests at once, {engine.full_title}, {title}",
+            kind="batch",
+            command=command,
+            target=batching.target(engine, budget, load),
+            options=batching.options(engine, budget, load, each, blocks * _TOKENS_PER_BLOCK),
+            inputs={
+                "engine": workspace.digest(engine.path / "graph"),
+                "texts": workspace.digest(checkpoint.HELD_OUT),
+                "worker": workspace.digest(worker, _WORKERS / "openvino_pipeline.py"),
+            },
+            maker=release(),
+            machine=cpu_identity(),
+            environment=_QUIET,
+            expected=["run.json"],
+        )
+    )
+    return BatchRun(made.path, made.manifest, made.reused, made.log)
 
 
 def score(engine: Engine) -> Any:
     """Negative log-likelihood (nats) of each held-out token under the engine's arithmetic; shape [tokens].
 
-    The tokens are those of :attr:`helpers.checkpoint.Checkpoint.nll`, in the same order.
+    The tokens are those of :attr:`helpers.checkpoint.Checkpoint.nll`, in the same order. Where the KV cache has 8 bits,
+    texts go through the engine a few tokens at a time, so that what they read of earlier ones comes from the cache.
 
     Raises:
         WorkshopError: the engine does not fit this machine, or the stage failed.
@@ -163,7 +256,7 @@ def score(engine: Engine) -> Any:
     worker = _WORKERS / "openvino_score.py"
     made = stage.run(
         stage.Stage(
-            title=f"Perplexity of {engine.manifest.options['model']}, {engine.title}, {title}",
+            title=f"Perplexity of {engine.manifest.options['model']}, {_named(engine.precision, engine.kv)}, {title}",
             kind="score",
             command=[
                 sys.executable,
@@ -172,14 +265,17 @@ def score(engine: Engine) -> Any:
                 str(engine.path),
                 "--held-out",
                 str(checkpoint.HELD_OUT),
+                "--kv-cache",
+                _KV[engine.kv],
                 "--output",
                 "{out}",
             ],
+            options={"kv": engine.kv or ""},
             target=workspace.home() / "scores" / engine.path.parent.name / engine.path.name,
             inputs={
                 "engine": workspace.digest(engine.path / "graph"),
                 "held-out text": workspace.digest(checkpoint.HELD_OUT),
-                "worker": workspace.digest(worker),
+                "worker": workspace.digest(worker, _WORKERS / "openvino_pipeline.py"),
             },
             maker=release(),
             machine=cpu_identity(),

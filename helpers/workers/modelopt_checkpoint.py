@@ -21,7 +21,9 @@ import numpy as np
 
 FORMATS = {"fp8": "FP8_DEFAULT_CFG", "int8_sq": "INT8_SMOOTHQUANT_CFG", "int4_awq": "INT4_AWQ_CFG"}
 # Largest finite value of each format: a scaling factor is the calibrated range divided by it.
-LARGEST = {"fp8": 448.0, "int8_sq": 127.0, "int4_awq": 7.0}
+LARGEST = {"fp8": 448.0, "int8": 127.0, "int8_sq": 127.0, "int4_awq": 7.0}
+KV_FORMATS = {"fp8": (4, 3), "int8": 8}  # as ModelOpt writes them: bits of exponent and mantissa, or of an integer
+KV_QUANTIZERS = ("k_bmm_quantizer", "v_bmm_quantizer")  # keys after their rotation: what the cache holds
 
 
 def progress(done: int, total: int, text: str) -> None:
@@ -62,9 +64,10 @@ def quantize(model: Any, precision: str, kv: str | None, rows: list[Any]) -> Any
     import modelopt.torch.quantization as mtq
     import torch
 
-    settings = copy.deepcopy(getattr(mtq, FORMATS[precision]))
-    if kv == "fp8":
-        settings["quant_cfg"].update(copy.deepcopy(mtq.FP8_KV_CFG["quant_cfg"]))
+    none: dict[str, Any] = {"quant_cfg": {"default": {"enable": False}}, "algorithm": "max"}
+    settings = copy.deepcopy(getattr(mtq, FORMATS[precision])) if precision in FORMATS else none
+    if kv:  # the same as mtq.FP8_KV_CFG for FP8; ModelOpt has no ready one for INT8
+        settings["quant_cfg"]["*[kv]_bmm_quantizer"] = {"num_bits": KV_FORMATS[kv], "axis": None, "enable": True}
     passes = 0
 
     def feed(calibrated: Any) -> None:
@@ -76,6 +79,22 @@ def quantize(model: Any, precision: str, kv: str | None, rows: list[Any]) -> Any
         passes += 1
 
     return mtq.quantize(model, settings, feed)
+
+
+def use_stored_factors(model: Any, kv: str) -> None:
+    """Give the KV cache's quantizers the scaling factors that an engine will use, instead of what each found.
+
+    The checkpoint's reader takes one factor for keys and values, the larger; and ModelOpt stores no FP8 factor below 1.
+    """
+    import torch
+
+    for module in model.modules():
+        pair: list[Any] = [getattr(module, name, None) for name in KV_QUANTIZERS]
+        if any(getattr(quantizer, "amax", None) is None for quantizer in pair):
+            continue
+        shared = max(float(quantizer.amax) for quantizer in pair)
+        for quantizer in pair:
+            quantizer.amax = torch.full_like(quantizer.amax, max(shared, LARGEST["fp8"]) if kv == "fp8" else shared)
 
 
 def folded(model: Any) -> Any:
@@ -92,7 +111,7 @@ def folded(model: Any) -> Any:
     return ready
 
 
-def ranges(model: Any, precision: str) -> list[dict[str, Any]]:
+def ranges(model: Any, precision: str, kv: str | None) -> list[dict[str, Any]]:
     """What calibration found: for each quantizer that has one, its largest absolute value and scaling factor.
 
     SmoothQuant divides every channel of the inputs by its own range, so what its quantizers see is at most 1. The value
@@ -106,12 +125,13 @@ def ranges(model: Any, precision: str) -> list[dict[str, Any]]:
         smoothed = getattr(module, "pre_quant_scale", None)
         largest = float((amax if smoothed is None else amax / smoothed).max())
         place, quantizer = name.rsplit(".", 1)
+        number_format = kv if quantizer in KV_QUANTIZERS and kv else precision
         found.append(
             {
                 "module": place,
                 "quantizer": quantizer.removesuffix("_quantizer"),
                 "amax": largest,
-                "scaling_factor": float(amax.max()) / LARGEST[precision],
+                "scaling_factor": float(amax.max()) / LARGEST[number_format],
                 "values": int(amax.numel()),
             }
         )
@@ -155,7 +175,7 @@ def check_kv_cache(folder: Path, kv: str | None) -> None:
     ModelOpt 0.33 leaves it out, without a word, under a transformers that is newer than it knows.
     """
     found = json.loads((folder / "config.json").read_text())["quantization"]["kv_cache_quant_algo"]
-    if kv and not found:
+    if kv and found != kv.upper():
         raise SystemExit(
             f"error: ModelOpt wrote no scaling factors for a KV cache in {kv.upper()}. Its release and that of "
             "transformers do not fit together: install both as TensorRT-LLM pins them (notebook 02)."
@@ -167,7 +187,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of Hugging Face weights")
     parser.add_argument("--precision", choices=["fp16", *FORMATS], required=True)
-    parser.add_argument("--kv-cache", choices=["fp8"], help="also quantize the KV cache")
+    parser.add_argument("--kv-cache", choices=[*KV_FORMATS], help="also quantize the KV cache")
     parser.add_argument("--tp-size", type=int, default=1, help="number of ranks to split over")
     parser.add_argument("--calibration", type=Path, help='JSON lines of {"text": ...}; needed below 16 bits')
     parser.add_argument("--calibration-texts", type=int, default=128)
@@ -193,10 +213,12 @@ def main() -> None:
     measured.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
     running = model
-    if arguments.precision != "fp16":
+    if arguments.precision != "fp16" or arguments.kv_cache:
         texts = read_texts(arguments.calibration)[: arguments.calibration_texts]
         model = quantize(model, arguments.precision, arguments.kv_cache, packed(tokenizer, texts, arguments.max_length))
-        found = ranges(model, arguments.precision)
+        found = ranges(model, arguments.precision, arguments.kv_cache)
+        if arguments.kv_cache:
+            use_stored_factors(model, arguments.kv_cache)
         running = folded(model)
     (measured / "ranges.json").write_text(json.dumps(found, indent=1))
     np.save(measured / "nll.npy", score(running, tokenizer, read_texts(arguments.held_out)))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
-from openvino_pipeline import PROPERTIES, open_pipeline
+from openvino_pipeline import PROPERTIES, add_kv_option, open_pipeline
 
 # What stays at 16 bits is what ModelOpt leaves too: embedding, attention's own products, and the last layer.
 IGNORED_NAMES = [".*embed_tokens.*", ".*lm_head.*"]
@@ -106,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--graph", type=Path, required=True, help="folder made by optimum-cli export openvino")
     parser.add_argument("--precision", choices=["fp16", "fp8", "int8"], required=True)
+    add_kv_option(parser)
     parser.add_argument("--calibration", type=Path, help='JSON lines of {"text": ...}; needed below 16 bits')
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -124,7 +125,7 @@ def main() -> None:
     progress(2, 3, "compiling for this CPU")
     saved = ov.Core().read_model(graph / "openvino_model.xml")
     (arguments.output / "operations.json").write_text(json.dumps(operation_counts(saved), indent=1))
-    open_pipeline(arguments.output)
+    open_pipeline(arguments.output, kv_cache=arguments.kv_cache)
 
 
 if __name__ == "__main__":

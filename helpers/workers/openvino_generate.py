@@ -1,19 +1,24 @@
 """Worker: continue one prompt with an engine, printing each piece of text as a line of JSON as soon as it exists."""
 
+import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
 
 def main() -> None:
-    """Arguments: the engine's folder, and the request as JSON (prompt, max_tokens, ignore_eos)."""
+    """Load the engine, generate, and tell how long both took."""
     started = time.perf_counter()
     import openvino_genai as genai
-    from openvino_pipeline import open_pipeline
+    from openvino_pipeline import add_kv_option, open_pipeline
 
-    pipeline = open_pipeline(Path(sys.argv[1]))
-    request = json.loads(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("engine", type=Path, help="the engine's folder")
+    parser.add_argument("request", type=json.loads, help="JSON: prompt, max_tokens, ignore_eos")
+    add_kv_option(parser)
+    arguments = parser.parse_args()
+    request = arguments.request
+    pipeline = open_pipeline(arguments.engine, kv_cache=arguments.kv_cache)
     loaded = time.perf_counter()
 
     settings = genai.GenerationConfig()

@@ -28,6 +28,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ignore-eos", action="store_true", help="write on after the end-of-sequence token")
     parser.add_argument("--tp-size", type=int, default=1, help="GPUs that the engine was split over")
     parser.add_argument("--kv-share", type=float, default=0.8, help="share of free GPU memory for the KV cache")
+    parser.add_argument(
+        "--no-block-reuse", action="store_true", help="the engine has no paged context FMHA, and cannot reuse KV blocks"
+    )
     return parser.parse_args()
 
 
@@ -51,11 +54,13 @@ def main() -> None:
     from tensorrt_llm._tensorrt_engine import LLM
     from tensorrt_llm.llmapi import KvCacheConfig
 
+    # Reuse is on by default; an engine that cannot do it has it switched off by the executor, after a warning.
+    cache = KvCacheConfig(free_gpu_memory_fraction=arguments.kv_share, enable_block_reuse=not arguments.no_block_reuse)
     with LLM(
         model=arguments.engine,
         tokenizer=arguments.tokenizer,
         tensor_parallel_size=arguments.tp_size,
-        kv_cache_config=KvCacheConfig(free_gpu_memory_fraction=arguments.kv_share),
+        kv_cache_config=cache,
     ) as llm:
         # Greedy is the default of SamplingParams; its default length is 32 tokens, which would cut an answer short.
         parameters = SamplingParams(max_tokens=arguments.max_tokens, ignore_eos=arguments.ignore_eos)

@@ -1,6 +1,7 @@
 """Every command and every call that the helpers can produce, checked against the contract of each release offered."""
 
 import ast
+import re
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -12,8 +13,10 @@ from helpers import hardware, memory, plan, releases, workspace
 from helpers.errors import WorkshopError
 from helpers.releases.contract import contract
 from helpers.toolchains import tensorrt_llm
-from helpers.toolchains.base import CHECKPOINTS, kv_of
+from helpers.toolchains.batching import Load
+from helpers.toolchains.choices import CHECKPOINTS
 from helpers.toolchains.tensorrt_llm import commands
+from helpers.toolchains.tensorrt_llm.kv import side_effects
 from helpers.toolchains.tensorrt_llm.sizes import Sizes, engine_sizes, scoring_sizes
 
 WORKERS = workspace.REPOSITORY / "helpers" / "workers"
@@ -29,17 +32,22 @@ def produced(release: str) -> Iterator[list[str]]:
         for precision in tensorrt_llm.choices(sheet.key).offered:
             if tp_size not in shape.splits:
                 continue
-            made_from, kv = CHECKPOINTS[precision], kv_of(precision)
-            try:
-                sizes = engine_sizes(shape, name, made_from, kv, sheet.memory_bytes, sheet.name, tp_size)
-            except WorkshopError:
-                continue  # it does not fit, and no command is produced
-            for timings, logits in product((None, "timings/x.cache"), (False, True)):
-                used = scoring_sizes(shape) if logits else sizes
-                yield commands.build("bin/trtllm-build", "checkpoint", "engine", used, tp_size, timings, logits)
-            yield commands.serve(
-                "bin/trtllm-serve", "engine", "model", sizes, releases.release(release).engine_backend, tp_size
-            )
+            for kv in tensorrt_llm.kv_choices(sheet.key).offered(precision):
+                try:
+                    sizes = engine_sizes(
+                        shape, name, CHECKPOINTS[precision], kv, sheet.memory_bytes, sheet.name, tp_size
+                    )
+                except WorkshopError:
+                    continue  # it does not fit, and no command is produced
+                paged = side_effects(precision, kv).reuse
+                for timings, logits in product((None, "timings/x.cache"), (False, True)):
+                    used = scoring_sizes(shape) if logits else sizes
+                    yield commands.build(
+                        "bin/trtllm-build", "checkpoint", "engine", used, tp_size, timings, logits, paged
+                    )
+                yield commands.serve(
+                    "bin/trtllm-serve", "engine", "model", sizes, releases.release(release).engine_backend, tp_size
+                )
 
 
 def problems(release: str, command: list[str]) -> list[str]:
@@ -60,7 +68,9 @@ def options_of(command: list[str]) -> list[str]:
     return [word for word in command if word.startswith("--")]
 
 
-BUILD = commands.build("trtllm-build", "checkpoint", "engine", SIZES, 2, "known.cache", context_logits=True)
+BUILD = commands.build(
+    "trtllm-build", "checkpoint", "engine", SIZES, 2, "known.cache", context_logits=True, paged_context=False
+)
 SERVE = {
     release.version: commands.serve("trtllm-serve", "engine", "model", SIZES, release.engine_backend, 2)
     for release in releases.offered()
@@ -96,6 +106,8 @@ def test_a_build_says_every_limit_and_keeps_its_timing_cache_in_the_engine(relea
 ENTRIES = {
     "LLM": "tensorrt_llm._tensorrt_engine.LLM",
     "SamplingParams": "tensorrt_llm.SamplingParams",
+    "SchedulerConfig": "tensorrt_llm.llmapi.SchedulerConfig",
+    "get_stats": "tensorrt_llm.LLM.get_stats",
     "KvCacheConfig": "tensorrt_llm.llmapi.KvCacheConfig",
     "QuantConfig": "tensorrt_llm.llmapi.QuantConfig",
     "Mapping": "tensorrt_llm.mapping.Mapping",
@@ -109,6 +121,19 @@ ENTRIES = {
     "create_engine_inspector": "tensorrt.ICudaEngine.create_engine_inspector",
     "Runtime": "tensorrt.Runtime",
 }
+
+
+MEMBERS = {
+    "CapacitySchedulerPolicy": "tensorrt_llm.llmapi.CapacitySchedulerPolicy",
+    "QuantAlgo": "tensorrt_llm.llmapi.QuantAlgo",
+}
+
+
+def members(source: str) -> Iterator[tuple[str, str]]:
+    """(enumeration, member) of every member that a worker's source names."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in MEMBERS:
+            yield MEMBERS[node.value.id], node.attr
 
 
 def name_of(function: ast.expr) -> str:
@@ -132,6 +157,8 @@ def wrong_calls(release: str, source: str) -> list[str]:
         row = entries[entry]
         names = [parameter.name for parameter in row.parameters][: len(positional)]
         found += row.problems({**dict.fromkeys(names), **keywords})
+    for entry, member in members(source):
+        found += entries[entry].problems({member: None})
     return found
 
 
@@ -142,6 +169,7 @@ CALLING = sorted(
 
 def test_the_workers_that_call_nvidias_code_are_these():
     assert {file.name for file in CALLING} >= {
+        "trtllm_batch.py",
         "modelopt_checkpoint.py",
         "trtllm_convert.py",
         "trtllm_generate.py",
@@ -162,6 +190,15 @@ def test_every_call_in_a_worker_is_one_that_the_release_takes(release, worker):
         ("trtllm_generate.py", "max_tokens=arguments", "max_token=arguments"),
         ("trtllm_generate.py", "tensor_parallel_size=", "tp_size="),
         ("trtllm_score.py", "enable_block_reuse=", "block_reuse="),
+        ("trtllm_generate.py", "enable_block_reuse=", "block_reuse="),
+        ("trtllm_batch.py", "max_tokens=arguments.blocks", "max_blocks=arguments.blocks"),
+        ("trtllm_batch.py", "enable_block_reuse=", "block_reuse="),
+        ("trtllm_batch.py", "capacity_scheduler_policy=", "scheduler_policy="),
+        ("trtllm_batch.py", "CapacitySchedulerPolicy.MAX_UTILIZATION", "CapacitySchedulerPolicy.MAX_UTILISATION"),
+        ("trtllm_batch.py", "scheduler_config=scheduler", "scheduler=scheduler"),
+        ("trtllm_batch.py", "ignore_eos=", "ignore_end="),
+        ("trtllm_batch.py", "get_stats(timeout=", "get_stats(seconds="),
+        ("trtllm_convert.py", "QuantAlgo.W8A16", "QuantAlgo.W8A61"),
         ("trtllm_score.py", "return_context_logits=", "context_logits="),
         ("trtllm_convert.py", "quant_config=", "quantization="),
         ("trtllm_convert.py", "quant_algo=", "algorithm="),
@@ -174,6 +211,29 @@ def test_a_misspelt_keyword_is_noticed(worker, right, wrong):
     assert right in source
     for release in OFFERED:
         assert wrong_calls(release, source.replace(right, wrong)) != []
+
+
+def options_taken(worker: str) -> set[str]:
+    """The options that a worker's own parser has."""
+    found = re.findall(r'add_argument\(\s*"(--[a-z-]+)"', (WORKERS / worker).read_text())
+    return set(found)
+
+
+BATCH = commands.batch("python", "engine", "model", "texts", Load(), 96, 32, "run", 2)
+GENERATE = commands.generate("python", "engine", "model", "prompt", 8, True, 2, block_reuse=False)
+
+
+@pytest.mark.parametrize("command", [BATCH, GENERATE], ids=["batch", "generate"])
+def test_a_worker_is_called_with_options_that_it_has(command):
+    worker = Path(command[1]).name
+    assert set(options_of(command)) == options_taken(worker)
+
+
+def test_what_an_engine_cannot_do_is_said_and_nothing_else():
+    whole = commands.build("trtllm-build", "checkpoint", "engine", SIZES)
+    without = commands.build("trtllm-build", "checkpoint", "engine", SIZES, paged_context=False)
+    assert without == [*whole, "--use_paged_context_fmha", "disable"]
+    assert "--no-block-reuse" not in commands.generate("python", "engine", "model", "prompt", 8)
 
 
 def test_nothing_but_the_workers_imports_tensorrt_llm():

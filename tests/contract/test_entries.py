@@ -14,6 +14,7 @@ ROWS = [
 WANTED = """
     tensorrt_llm._tensorrt_engine.LLM tensorrt_llm.LLM tensorrt_llm.BuildConfig tensorrt_llm.SamplingParams
     tensorrt_llm.llmapi.QuantConfig tensorrt_llm.llmapi.CalibConfig tensorrt_llm.llmapi.KvCacheConfig
+    tensorrt_llm.llmapi.SchedulerConfig tensorrt_llm.llmapi.CapacitySchedulerPolicy
     tensorrt_llm.llmapi.QuantAlgo tensorrt_llm.mapping.Mapping tensorrt_llm.LLM.generate
     tensorrt_llm.models.LLaMAForCausalLM.from_hugging_face tensorrt_llm.models.LLaMAForCausalLM.save_checkpoint
     tensorrt_llm.LLM.generate_async tensorrt_llm.LLM.get_stats tensorrt_llm.LLM.shutdown
@@ -103,3 +104,13 @@ def test_what_differs_between_the_releases():
     old, new = (contract(release).entries["tensorrt_llm.llmapi.KvCacheConfig"] for release in ("1.0.0", "1.2.1"))
     assert new.problems({"tokens_per_block": 32}) == []
     assert "has no parameter tokens_per_block" in old.problems({"tokens_per_block": 32})[0]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_scheduler_policy_is_one_of_the_runtimes(release):
+    scheduler = contract(release).entries["tensorrt_llm.llmapi.SchedulerConfig"]
+    policies = contract(release).entries["tensorrt_llm.llmapi.CapacitySchedulerPolicy"]
+    for member in policies.parameters:
+        assert scheduler.problems({"capacity_scheduler_policy": member.name}) == []
+    assert "takes one of MAX_UTILIZATION" in scheduler.problems({"capacity_scheduler_policy": "MAX_UTILISATION"})[0]
+    assert "has no member MAX_UTILISATION" in policies.problems({"MAX_UTILISATION": None})[0]

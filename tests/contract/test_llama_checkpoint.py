@@ -12,13 +12,22 @@ from helpers.releases.contract import RELEASES
 ALGORITHMS = ["none", "FP8", "W8A8_SQ_PER_CHANNEL", "W4A16_AWQ", "W8A16"]
 
 
+PLAIN = ("fp16", "fp8", "int8_sq", "int4_awq")
+WITH_KV = {
+    "fp16, FP8 KV": ("fp16", "fp8"),
+    "fp16, INT8 KV": ("fp16", "int8"),
+    "int8_sq, INT8 KV": ("int8_sq", "int8"),
+    "fp8, 16-bit KV": ("fp8", None),
+}
+
+
 @pytest.fixture(scope="module")
 def real(made_by_notebooks):
-    """The four checkpoints of notebook 04, and two that are split over two ranks."""
+    """The four checkpoints of notebook 04, four of notebook 05, and two that are split over two ranks."""
     model = models.find()
-    made = {
-        p: checkpoint.make(model, p, kv="fp8" if p == "fp8" else None) for p in ("fp16", "fp8", "int8_sq", "int4_awq")
-    }
+    made = {p: checkpoint.make(model, p, kv="fp8" if p == "fp8" else None) for p in PLAIN}
+    for name, (precision, kv) in WITH_KV.items():
+        made[name] = checkpoint.make(model, precision, kv=kv)
     made["fp16, two ranks"] = checkpoint.make(model, "fp16", tp_size=2)
     made["fp8, two ranks"] = checkpoint.make(model, "fp8", kv="fp8", tp_size=2)
     return {name: one.path for name, one in made.items()}
@@ -26,9 +35,19 @@ def real(made_by_notebooks):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("name", ["fp16", "fp8", "int8_sq", "int4_awq", "fp16, two ranks", "fp8, two ranks"])
+@pytest.mark.parametrize("name", [*PLAIN, *WITH_KV, "fp16, two ranks", "fp8, two ranks"])
 def test_what_our_worker_writes_is_what_the_loader_reads(real, name, release):
     assert llama_checkpoint.problems(real[name], release) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "pair"), WITH_KV.items())
+def test_the_kv_caches_factor_is_there_exactly_where_the_config_says_so(real, name, pair):
+    quantization = json.loads((real[name] / "config.json").read_text())["quantization"]
+    assert quantization["kv_cache_quant_algo"] == (pair[1].upper() if pair[1] else None)
+    told = llama_checkpoint.headers(real[name] / "rank0.safetensors")
+    factors = [tensor for tensor in told if tensor.endswith("kv_cache_scaling_factor")]
+    assert len(factors) == (6 if pair[1] else 0)
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 Nothing of TensorRT-LLM is imported here. Its programs, and small workers on its own Python, run as child processes, so
 GPU memory is free the moment a stage ends. Which release that is, and where, :mod:`helpers.releases` knows; the
-commands themselves are data in :mod:`helpers.toolchains.tensorrt_llm.commands` (notebooks 02, 03 and 04).
+commands themselves are data in :mod:`helpers.toolchains.tensorrt_llm.commands` (notebooks 02 to 05).
 """
 
 import json
@@ -18,18 +18,14 @@ from helpers.checkpoint import Checkpoint
 from helpers.errors import WorkshopError
 from helpers.models import Model
 from helpers.releases import Installation
-from helpers.toolchains import base
-from helpers.toolchains.base import (
-    CHECKPOINTS,
-    TITLES,
-    Choices,
-    Engine,
-    Generation,
-    disguised,
-    rebuild_command,
-    require_fit,
-)
+from helpers.toolchains import base, batching
+from helpers.toolchains.base import Engine, disguised, rebuild_command, require_fit
+from helpers.toolchains.batching import BatchRun, Load
+from helpers.toolchains.choices import AUTO, CHECKPOINTS, TITLES, Choices, KvChoices, kv_of
+from helpers.toolchains.generation import Generation, converse
 from helpers.toolchains.tensorrt_llm import commands
+from helpers.toolchains.tensorrt_llm.batch import pool_of
+from helpers.toolchains.tensorrt_llm.kv import kv_choices_of, side_effects
 from helpers.toolchains.tensorrt_llm.sizes import engine_sizes, scoring_sizes
 
 name = "tensorrt_llm"
@@ -69,11 +65,25 @@ def choices(gpu: str | None = None) -> Choices:
     Raises:
         WorkshopError: no such GPU, or TensorRT-LLM has no kernels for it.
     """
-    if gpu is not None:
-        sheet = hardware.by_key(gpu)
-        return choices_of(sheet.name, sheet.compute_capability)
-    here = _gpu()
-    return choices_of(here.name, here.compute_capability)
+    return choices_of(*_product(gpu))
+
+
+def kv_choices(gpu: str | None = None) -> KvChoices:
+    """Which KV caches an engine can have on this machine's GPU, or on another, and what each gives up.
+
+    Args:
+        gpu: as in :func:`choices`.
+
+    Raises:
+        WorkshopError: as in :func:`choices`.
+    """
+    return kv_choices_of(*_product(gpu))
+
+
+def _product(gpu: str | None) -> tuple[str, tuple[int, int]]:
+    """Name and compute capability of a GPU by its key, or of the one here."""
+    found = _gpu() if gpu is None else hardware.by_key(gpu)
+    return found.name, found.compute_capability
 
 
 def choices_of(product: str, capability: tuple[int, int]) -> Choices:
@@ -105,33 +115,37 @@ _SAID = {
 }
 
 
-def build(model: Model, precision: str = "fp16", made: Checkpoint | None = None) -> Engine:
+def build(model: Model, precision: str = "fp16", kv: str | None = AUTO, made: Checkpoint | None = None) -> Engine:
     """Build an engine for this GPU from the model's TensorRT-LLM checkpoint, which is made if it is not there.
 
     Args:
         model: from :func:`helpers.models.find`.
-        precision: a key of :data:`CHECKPOINTS`; ``fp8`` has an FP8 KV cache too.
-        made: a checkpoint of this model from elsewhere, to build from instead; its precision then counts.
+        precision: a key of :data:`CHECKPOINTS`.
+        kv: of the KV cache: ``fp8``, ``int8``, None for 16 bits; :data:`AUTO` for FP8 beside FP8 weights, else 16 bits.
+            What the others give up, :func:`kv_choices` says.
+        made: a checkpoint of this model from elsewhere, to build from instead; its precisions then count.
 
     Raises:
         WorkshopError: the GPU has no such precision, the model does not fit it, or a stage failed.
     """
     if made is not None:
         precision = next(p for p, made_from in CHECKPOINTS.items() if made_from == made.precision)
+    kv = made.kv if made is not None else kv_of(precision, kv)
     choices().require(precision)
-    return _built(model, precision, made, scoring=False)
+    kv_choices().require(precision, kv)
+    return _built(model, precision, kv, made, scoring=False)
 
 
-def _built(model: Model, precision: str, made: Checkpoint | None, scoring: bool) -> Engine:
+def _built(model: Model, precision: str, kv: str | None, made: Checkpoint | None, scoring: bool) -> Engine:
     """An engine to generate with, or one that keeps the logits of every token, to score with."""
     installation, gpu = releases.require(), _gpu()
-    source = made or base.quantized(model, precision, silent=True)
+    source = made or base.quantized(model, precision, kv, silent=True)
     checkpoint.require_readable(source, installation)
     shape = memory.Shape.of(model.config)
     sizes = (
         scoring_sizes(shape)
         if scoring
-        else engine_sizes(shape, model.name, source.precision, source.kv, gpu.memory_bytes, gpu.name, source.tp_size)
+        else engine_sizes(shape, model.name, source.precision, kv, gpu.memory_bytes, gpu.name, source.tp_size)
     )
     timings = _timings(installation)
     command = commands.build(
@@ -142,21 +156,27 @@ def _built(model: Model, precision: str, made: Checkpoint | None, scoring: bool)
         source.tp_size,
         str(timings) if timings.exists() else None,
         context_logits=scoring,
+        paged_context=side_effects(precision, kv).reuse,
     )
     installation.require("trtllm-build", *(word for word in command if word.startswith("--")))
+    usual = kv_of(precision)
     purpose = "-scoring" if scoring else ""
+    what = TITLES[precision] if kv == usual else checkpoint.full_title(TITLES[precision], kv)
     task = _stage(
         installation,
         source.tp_size,
-        title=f"Engine of {model.name}, {TITLES[precision]}{', for scoring' if scoring else ''}, {title}",
+        title=f"Engine of {model.name}, {what}{', for scoring' if scoring else ''}, {title}",
         kind="engine",
         command=command,
-        target=workspace.home() / "engines" / model.folder / f"{name}-{precision}{purpose}",
+        target=workspace.home()
+        / "engines"
+        / model.folder
+        / f"{base.engine_folder(name, precision, kv, usual)}{purpose}",
         options={
             "toolchain": name,
             "model": model.source,
             "precision": precision,
-            "kv": source.kv or "",
+            "kv": kv or "",
             "tp_size": source.tp_size,
             **vars(sizes),
         },
@@ -292,10 +312,10 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
     gpus = int(engine.manifest.options["tp_size"])
     command = commands.generate(
         *(str(installation.python), str(engine.path), str(_model(engine).path), prompt),
-        *(max_tokens, ignore_eos, gpus),
+        *(max_tokens, ignore_eos, gpus, side_effects(engine.precision, engine.kv).reuse),
     )
     environment = releases.worker_environment(installation, gpus)
-    return base.converse(engine, command, prompt, max_tokens, environment, _LOAD_LIMIT)
+    return converse(engine, command, prompt, max_tokens, environment, _LOAD_LIMIT)
 
 
 def score(engine: Engine) -> Any:
@@ -305,6 +325,10 @@ def score(engine: Engine) -> Any:
     built from the same checkpoint. The tokens are those of :attr:`helpers.checkpoint.Checkpoint.nll`, in the same
     order.
 
+    Logits of a prompt come from the context phase. Without paged context FMHA (:func:`kv_choices`: no block reuse) that
+    phase attends to keys and values before they are rounded into the KV cache, so the figure does not contain the
+    cache's rounding: this prints so. The checkpoint's own figure contains it.
+
     Raises:
         WorkshopError: the engine does not fit this machine, or a stage failed.
     """
@@ -312,10 +336,16 @@ def score(engine: Engine) -> Any:
 
     require_fit(sys.modules[__name__], engine)
     installation, model = releases.require(), _model(engine)
-    scoring = _built(model, engine.precision, None, scoring=True)
+    if not side_effects(engine.precision, engine.kv).reuse:
+        print(
+            "Note: this engine reads a prompt before its keys and values are rounded to "
+            f"{checkpoint.KV_TITLES[engine.kv]}, so this perplexity is that of the weights alone. The checkpoint's "
+            "contains the KV cache's rounding."
+        )
+    scoring = _built(model, engine.precision, engine.kv, None, scoring=True)
     task = _stage(
         installation,
-        title=f"Perplexity of {model.source}, {engine.title}, {title}",
+        title=f"Perplexity of {model.source}, {engine.full_title}, {title}",
         kind="score",
         command=commands.score(
             *(str(installation.python), str(scoring.path), str(model.path), str(checkpoint.HELD_OUT), "{out}")
@@ -331,6 +361,47 @@ def score(engine: Engine) -> Any:
         time_limit=_BUILD_LIMIT,
     )
     return np.load(stage.run(task).path / "nll.npy")
+
+
+def batch(engine: Engine, budget: int, load: Load | None = None) -> BatchRun:
+    """Hand many requests to an engine at once, its KV cache held to a number of bytes (a stage).
+
+    Args:
+        engine: built by this toolchain.
+        budget: bytes of the KV cache on each GPU; rounded down to whole blocks.
+        load: the requests; None for the usual ones.
+
+    Raises:
+        WorkshopError: the engine does not fit this machine, the budget does not hold one request, the requests are
+            longer than it was built for, or the stage failed.
+    """
+    require_fit(sys.modules[__name__], engine)
+    load = load or Load()
+    installation, model = releases.require(), _model(engine)
+    gpus = int(engine.manifest.options["tp_size"])
+    pool = pool_of(engine, memory.Shape.of(model.config), budget, load)
+    task = _stage(
+        installation,
+        gpus,
+        title=f"{load.requests} requests at once, {engine.full_title}, {title}",
+        kind="batch",
+        command=commands.batch(
+            *(str(installation.python), str(engine.path), str(model.path), str(checkpoint.HELD_OUT), load),
+            *(pool.blocks, pool.block, "{out}", gpus),
+        ),
+        target=batching.target(engine, budget, load),
+        options=batching.options(engine, budget, load, pool.bytes_per_token, pool.blocks * pool.block),
+        inputs={
+            "engine": workspace.digest(engine.path / "config.json", *sorted(engine.path.glob("rank*.engine"))),
+            "held-out text": workspace.digest(checkpoint.HELD_OUT),
+            "worker": workspace.digest(_WORKERS / "trtllm_batch.py"),
+        },
+        machine=hardware.identity(),
+        expected=["run.json"],
+        time_limit=_BUILD_LIMIT,
+    )
+    made = stage.run(task)
+    return BatchRun(made.path, made.manifest, made.reused, made.log)
 
 
 def counts(engine: Engine) -> dict[str, int]:

@@ -6,11 +6,11 @@ Each function takes the program (its name for a person to paste, its path for a 
 
 from pathlib import Path
 
+from helpers.memory import KV_SHARE
+from helpers.toolchains.batching import Load
 from helpers.toolchains.tensorrt_llm.sizes import Sizes
 
 HOST, PORT = "127.0.0.1", 8000
-KV_SHARE = 0.8
-"""Share of the GPU memory left after loading that becomes KV cache; the programs' own default is 0.9."""
 
 
 def build(
@@ -21,6 +21,7 @@ def build(
     tp_size: int = 1,
     known_timings: str | None = None,
     context_logits: bool = False,
+    paged_context: bool = True,
 ) -> list[str]:
     """``trtllm-build``: a checkpoint to an engine.
 
@@ -32,6 +33,8 @@ def build(
         tp_size: ranks in the checkpoint; one worker builds each.
         known_timings: a timing cache of an earlier build: kernels that were timed once are not timed again.
         context_logits: keep the logits of every prompt token (for perplexity only: they are large).
+        paged_context: leave paged context FMHA on. The program switches it off by itself for some KV caches, with a
+            warning (:mod:`helpers.toolchains.tensorrt_llm.kv`): the command says so instead.
     """
     command = [program, "--checkpoint_dir", checkpoint, "--output_dir", engine]
     for option, value in sizes.options().items():
@@ -42,6 +45,7 @@ def build(
     command += ["--output_timing_cache", f"{engine}/timing.cache"]
     command += ["--input_timing_cache", known_timings] if known_timings else []
     command += ["--gather_context_logits"] if context_logits else []
+    command += [] if paged_context else ["--use_paged_context_fmha", "disable"]
     return command
 
 
@@ -80,11 +84,23 @@ def convert(python: str, model: str, tp_size: int, checkpoint: str) -> list[str]
 
 
 def generate(
-    python: str, engine: str, model: str, prompt: str, max_tokens: int, ignore_eos: bool = False, tp_size: int = 1
+    python: str,
+    engine: str,
+    model: str,
+    prompt: str,
+    max_tokens: int,
+    ignore_eos: bool = False,
+    tp_size: int = 1,
+    block_reuse: bool = True,
 ) -> list[str]:
-    """Continue a prompt, a JSON line for each piece of text."""
+    """Continue a prompt, a JSON line for each piece of text.
+
+    Args:
+        block_reuse: False for an engine without paged context FMHA, which cannot use a KV block again.
+    """
     words = worker(python, "trtllm_generate.py", "--engine", engine, "--tokenizer", model, "--prompt", prompt)
     words += ["--max-tokens", str(max_tokens), "--tp-size", str(tp_size), "--kv-share", str(KV_SHARE)]
+    words += [] if block_reuse else ["--no-block-reuse"]
     return [*words, "--ignore-eos"] if ignore_eos else words
 
 
@@ -95,6 +111,22 @@ def score(python: str, engine: str, model: str, held_out: str, scores: str) -> l
         "trtllm_score.py",
         *("--engine", engine, "--tokenizer", model, "--held-out", held_out, "--output", scores),
     )
+
+
+def batch(
+    python: str, engine: str, model: str, held_out: str, load: Load, blocks: int, block: int, run: str, tp_size: int = 1
+) -> list[str]:
+    """Hand many requests to an engine at once, its KV cache held to a number of blocks.
+
+    Args:
+        held_out: file of texts; their beginnings are the prompts.
+        blocks: of the KV cache.
+        block: tokens in one.
+        run: folder to write ``run.json`` into.
+    """
+    words = worker(python, "trtllm_batch.py", "--engine", engine, "--tokenizer", model, "--held-out", held_out)
+    words += ["--blocks", str(blocks), "--tokens-per-block", str(block), "--tp-size", str(tp_size)]
+    return [*words, *load.options(), "--output", run]
 
 
 def inspect(python: str, engine: str, counts: str) -> list[str]:

@@ -6,14 +6,12 @@ memory" when the engine starts; so every build here says its sizes.
 
 from dataclasses import dataclass
 
+from helpers import memory
 from helpers.cards import bytes_text
 from helpers.errors import WorkshopError
-from helpers.memory import SHARE_USED, Shape, activation_bytes, kv_bytes_per_token, weight_bytes
+from helpers.memory import Shape
 
-# As in the talk: its benchmarks run at batch 64, and its recipes say prompts and answers in thousands of tokens.
-_LARGEST_BATCH = 64
-_LONGEST = 2048
-_TOKENS_IN_A_STEP = 4096
+_LARGEST_BATCH = 64  # as in the talk, whose benchmarks run at batch 64
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,9 @@ class Sizes:
 def engine_sizes(
     shape: Shape, name: str, precision: str, kv: str | None, memory_bytes: int, gpu: str, tp_size: int = 1
 ) -> Sizes:
-    """The largest batch (a power of two up to 64) whose requests fit at full length beside the weights.
+    """The largest batch (a power of two up to 64) whose requests all fit at full length in the KV cache.
+
+    By the memory planner's rule, the runtime's own: see :mod:`helpers.memory.planner`.
 
     Args:
         shape: of the model called ``name``.
@@ -52,16 +52,16 @@ def engine_sizes(
     Raises:
         WorkshopError: not even one request fits; says what does.
     """
-    longest = min(_LONGEST, shape.positions)
-    tokens = max(_TOKENS_IN_A_STEP, longest)
-    weights = weight_bytes(shape, precision, tp_size)
-    request = longest * kv_bytes_per_token(shape, kv, tp_size)
-    batch = _LARGEST_BATCH
-    while batch:
-        needed = weights + activation_bytes(shape, tokens, batch, tp_size) + batch * request
-        if needed <= SHARE_USED * memory_bytes:
-            return Sizes(batch, tokens, longest // 2, longest)
-        batch //= 2
+    longest = memory.longest_sequence(shape)
+    tokens = memory.step_tokens(longest)
+    largest = memory.largest_batch(
+        shape, memory_bytes, precision, kv, max_num_tokens=tokens, sequence=longest, tp_size=tp_size
+    )
+    if largest:
+        batch = 2 ** (min(largest, _LARGEST_BATCH).bit_length() - 1)
+        return Sizes(batch, tokens, longest // 2, longest)
+    weights = memory.weight_bytes(shape, precision, tp_size)
+    request = longest * memory.kv_bytes_per_token(shape, kv, tp_size)
     raise WorkshopError(
         f"{name} does not fit a {gpu}: its weights take {bytes_text(weights)} at this precision, a request of "
         f"{longest:,} tokens {bytes_text(request)} more, and the GPU has {bytes_text(memory_bytes)}. Choose fewer "

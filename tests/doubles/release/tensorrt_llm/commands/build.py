@@ -81,7 +81,34 @@ def check_gpu(config, gpu):
         os.kill(os.getpid(), 9)
 
 
-def build_config(options, config):
+def force_attention(plugins, config, gpu):
+    """Switch off what attention cannot do with this pair of weights and KV cache, with a warning, in the same order."""
+    quantization = config.get("quantization") or {}
+    algorithm, kv = quantization.get("quant_algo"), quantization.get("kv_cache_quant_algo")
+    capability = gpu["capability"][0] * 10 + gpu["capability"][1]
+
+    def off(name, why, what="FP8 Context FMHA"):
+        plugins[name] = False
+        double.log(f"{what} is disabled because {why}.", "W")
+
+    paged = "use_paged_context_fmha"
+    if algorithm not in FP8 or capability < 89:
+        if algorithm in FP8:
+            off("use_fp8_context_fmha", "it is only supported on Ada and Hopper Arch", "FP8 context FMHA")
+        elif plugins["use_fp8_context_fmha"]:
+            off("use_fp8_context_fmha", "it must be used together with the fp8 quantization workflow")
+        if plugins[paged] and kv == "FP8":
+            off(paged, "FP8 context FMHA is disabled", "FP8 Paged Context FMHA")
+    elif plugins[paged] and kv != "FP8" and plugins["use_fp8_context_fmha"]:
+        off("use_fp8_context_fmha", "it must be used together with fp8 KV Cache", "FP8 Paged Context FMHA")
+    elif plugins[paged] and kv == "FP8" and not plugins["use_fp8_context_fmha"]:
+        plugins["use_fp8_context_fmha"] = True
+        double.log("FP8 Context FMHA is enabled to support FP8 Paged Context FMHA.", "W")
+    if plugins[paged] and kv == "INT8":
+        off(paged, "it doesn't work with int8 kv cache currently", "Paged Context FMHA")
+
+
+def build_config(options, config, gpu):
     """The engine's ``build_config``: all fields with what was asked for, and the plugins below."""
     plugins, fields = {}, BuildConfig().to_dict()
     for name, value in options.items():
@@ -92,10 +119,7 @@ def build_config(options, config):
     if fields["max_seq_len"] is None:
         fields["max_seq_len"] = config["max_position_embeddings"]
         double.log(f"max_seq_len is not specified, using deduced value {fields['max_seq_len']}")
-    kv = (config.get("quantization") or {}).get("kv_cache_quant_algo")
-    if kv == "INT8":
-        plugins["use_paged_context_fmha"] = False
-        double.log("Paged Context FMHA doesn't work with int8 kv cache currently, turning it off.", "W")
+    force_attention(plugins, config, gpu)
     for name in ("dry_run", "visualize_network", "plugin_config", "lora_config"):
         fields.pop(name, None)
     fields["kv_cache_type"] = (fields.get("kv_cache_type") or "paged").upper()
@@ -109,7 +133,7 @@ def main():
     engine.mkdir(parents=True, exist_ok=True)
     config = read_config(checkpoint)
     gpus = double.require_gpus(1)
-    settings = build_config(options, config)
+    settings = build_config(options, config, gpus[0])
     for rank in range(config["mapping"]["world_size"]):
         double_machine.hold(2**30)
         check_tensors(checkpoint, config, rank)

@@ -2,7 +2,7 @@
 
 Pure arithmetic: it works for a model that is on no disk yet and for a GPU that is in no machine here. Weights are exact
 up to file headers (compared with real checkpoints in the tests); activations are an estimate and labelled so.
-Notebook 00 asks the first question ("does it fit?"); :mod:`helpers.plan` shows the answers for a pod.
+Notebook 00 asks the first question ("does it fit?"); :mod:`helpers.memory.planner` answers it for a GPU.
 """
 
 from collections.abc import Mapping
@@ -15,14 +15,31 @@ GIB = 2**30
 BYTES_PER_WEIGHT = {"fp16": 2.0, "fp8": 1.0, "int8_sq": 1.0, "int8_wo": 1.0, "int4_awq": 0.5}
 """Bytes of one weight of a linear layer, by the checkpoint's precision; embedding, last layer and norms stay at 2."""
 
-KV_BYTES = {None: 2, "fp8": 1, "int8": 1}
-"""Bytes of one number in the KV cache."""
+KV_BYTES = {None: 2, "fp8": 1, "int8": 1, "u8": 1, "f32": 4}
+"""Bytes of one number in the KV cache; None is 16 bits.
+
+``fp8`` and ``int8`` are TensorRT-LLM's, with one scaling factor a layer that lies with the weights; ``u8`` and ``f32``
+are the CPU toolchain's."""
+
+KV_SCALE_BYTES = {"u8": 8}
+"""Bytes beside each head of each token, for keys and for values alike: an FP32 scale and an FP32 zero point.
+
+Measured on OpenVINO 2026.2 with the bundled model: 8,192 tokens take 15,728,640 bytes, and 25,165,824 in 16 bits."""
+
+LOGIT_ROWS = 7.2
+"""Rows of FP32 logits that the runtime and its decoder keep for each request.
+
+TensorRT-LLM prints what it allocates for both. Divided by requests and vocabulary that is 7.2 rows in the log on the
+page "Memory Usage of TensorRT-LLM" (223.59 MiB; Llama-2 7B, 256 requests taken) and 7.3 in
+https://github.com/NVIDIA/TensorRT-LLM/issues/1188 (8.42 GiB; Qwen2.5 0.5B, 2,048 requests)."""
+
+_NEEDED = (
+    *("num_hidden_layers", "hidden_size", "num_attention_heads"),
+    *("intermediate_size", "vocab_size", "max_position_embeddings"),
+)
 
 AWQ_GROUP = 128
 """Weights that share one FP32 scaling factor in INT4 AWQ: ModelOpt's block size and TensorRT-LLM's default."""
-
-SHARE_USED = 0.9
-"""Share of a GPU's memory that is planned with; the driver, CUDA and the runtime take the rest (an estimate)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,17 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Shape":
-        """From a model's ``config.json``; older ones name neither key-value heads nor the size of a head."""
+        """From a model's ``config.json``; older ones name neither key-value heads nor the size of a head.
+
+        Raises:
+            WorkshopError: a key is missing; names it.
+        """
+        missing = [key for key in _NEEDED if not config.get(key)]
+        if missing:
+            raise WorkshopError(
+                f"These settings lack {', '.join(map(repr, missing))}, so the model's size cannot be computed. "
+                "Give the whole config.json of a model of the Llama family."
+            )
         heads = int(config["num_attention_heads"])
         return cls(
             layers=int(config["num_hidden_layers"]),
@@ -88,20 +115,30 @@ def weight_bytes(shape: Shape, precision: str, tp_size: int = 1) -> int:
 
 
 def kv_bytes_per_token(shape: Shape, kv: str | None = None, tp_size: int = 1) -> int:
-    """Bytes that one token of one request takes in one rank's KV cache: a key and a value in every layer."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_size * KV_BYTES[kv] // tp_size
+    """Bytes that one token of one request takes in one rank's KV cache: a key and a value in every layer.
+
+    Args:
+        shape: of the model.
+        kv: a key of :data:`KV_BYTES`.
+        tp_size: number of ranks; the key-value heads are split.
+    """
+    head = shape.head_size * KV_BYTES[kv] + KV_SCALE_BYTES.get(kv or "", 0)
+    return 2 * shape.layers * shape.kv_heads * head // tp_size
 
 
 def activation_bytes(shape: Shape, tokens: int, requests: int, tp_size: int = 1) -> int:
     """An estimate of what one step holds besides weights and KV cache.
 
     For each token, in FP16: the residual stream with its normalized copy and its sum, queries, keys and values, and the
-    MLP's two wide intermediates with their product; for each request, one row of FP32 logits. TensorRT-LLM reserves
-    this when the engine is built for that many tokens and requests (its documentation, "Memory Usage of TensorRT-LLM").
+    MLP's two wide intermediates with their product, all of one layer, since every layer works in the same memory. For
+    each request, :data:`LOGIT_ROWS` rows of logits. TensorRT-LLM reserves both for the most tokens and requests that
+    the engine was built for, however few come ("Memory Usage of TensorRT-LLM",
+    https://nvidia.github.io/TensorRT-LLM/reference/memory.html). For the log on that page the estimate is 17 % low
+    (8,192 tokens and 256 requests taken, which the page does not say).
     """
     queries_keys_values = (shape.heads + 2 * shape.kv_heads) * shape.head_size
     per_token = 3 * shape.hidden + (queries_keys_values + 3 * shape.intermediate) // tp_size
-    return 2 * tokens * per_token + 4 * requests * shape.vocabulary
+    return 2 * tokens * per_token + int(LOGIT_ROWS * 4 * requests * shape.vocabulary)
 
 
 def require_split(name: str, shape: Shape, tp_size: int) -> None:
