@@ -425,3 +425,40 @@ def rounding_table(values: "ArrayLike", *names: str) -> Table:
         rows.append([find(name).name, f"{median:.2%}", f"{flushed:.2%}"])
     caption = f"measured: rounding {exact.size:,} values, one scale for all"
     return Table(["format", "median relative error", "rounded to zero"], rows, caption)
+
+
+def moved_table(scores: "Mapping[str, ArrayLike]") -> Table:
+    """How far the likelihood of single tokens moved against the first model, up or down (notebook 05).
+
+    A perplexity is an average, in which tokens that got likelier hide those that got less so.
+
+    Args:
+        scores: name to negative log-likelihoods in nats; all of the same tokens in the same order.
+
+    Raises:
+        WorkshopError: the texts differ, a likelihood is not finite, or there is nothing to compare with the first.
+    """
+    import numpy as np
+
+    if len(scores) < 2:
+        raise WorkshopError(f"Nothing moved yet: {len(scores)} of at least 2 models were given; give two or more.")
+    (first, reference), *others = scores.items()
+    base, means, rows = _likelihoods(reference), {}, []
+    for name, nll in others:
+        compare(reference, nll, first, name)  # refuses another text
+        distance = np.abs(_likelihoods(nll) - base)
+        means[name] = float(distance.mean())
+        worst = float(np.quantile(distance, 0.99))
+        rows.append([name, f"{means[name]:.5f}", f"{worst:.5f}", f"{float(distance.max()):.3f}"])
+    columns = ["model", "mean", "99 % move less than", "largest"]
+    caption = f"Measured: nats that a token moved against {first}, up or down; {base.size:,} held-out tokens"
+    return Table(columns, rows, caption, _moved_sentence(means, first))
+
+
+def _moved_sentence(means: "Mapping[str, float]", first: str) -> str:
+    """Which model stayed nearest to the first, and which moved farthest, each with its mean."""
+    nearest, farthest = min(means, key=lambda name: means[name]), max(means, key=lambda name: means[name])
+    if len(means) == 1:
+        return f"{nearest} moved a token by {means[nearest]:.5f} nats on average."
+    said = [f"{name}, {means[name]:.5f}" for name in (nearest, farthest)]
+    return f"Nearest to {first}, in nats a token: {said[0]}. Farthest: {said[1]}."

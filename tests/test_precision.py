@@ -172,3 +172,24 @@ def test_the_table_holds_computed_numbers():
     assert "448" in table
     assert "253" in table
     assert "FP8 E4M3 spans 5.4 powers of ten, INT8 2.1." in table
+
+
+def test_single_tokens_move_where_an_average_does_not():
+    exact = np.linspace(0.1, 2.0, 1000)
+    swung = exact + np.where(np.arange(1000) % 2, 0.5, -0.05)
+    level = exact + np.where(np.arange(1000) % 2, 0.01, -0.01)
+    table = precision.moved_table({"FP16": exact, "level": level, "swung": swung})
+    assert [row[0] for row in table.rows] == ["level", "swung"]
+    assert table.rows[0][1:] == ["0.01000", "0.01000", "0.010"]
+    assert table.rows[1][1] == "0.27500"
+    assert table.note == "Nearest to FP16, in nats a token: level, 0.01000. Farthest: swung, 0.27500."
+
+
+def test_moving_needs_two_models_and_the_same_text():
+    with pytest.raises(WorkshopError, match="1 of at least 2 models"):
+        precision.moved_table({"FP16": [1.0, 2.0]})
+    with pytest.raises(WorkshopError, match="scored different texts"):
+        precision.moved_table({"FP16": [1.0, 2.0], "FP8": [1.0, 2.0, 3.0]})
+    assert (
+        precision.moved_table({"a": [1.0, 2.0], "b": [1.0, 2.1]}).note == "b moved a token by 0.05000 nats on average."
+    )
