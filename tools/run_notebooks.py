@@ -202,7 +202,10 @@ def run_notebook(source: Path, out: Path, progress: "Progress", timeout: int = C
     with run.log.open("w", encoding="utf-8") as log:
         client = TimedClient(run, log, progress, timeout)
         try:
-            client.execute(cleanup_kc=True, cwd=str(source.parent.resolve()), stdout=log, stderr=log)
+            # Pages have no kernel: a widget shows the table that says the same (helpers.widgets).
+            environment = {**os.environ, "WORKSHOP_STATIC": "1"}
+            folder = str(source.parent.resolve())
+            client.execute(cleanup_kc=True, cwd=folder, env=environment, stdout=log, stderr=log)
             run.problem = unshown_mistake(run) or no_work(run)
         except CellTimeoutError:
             run.problem = failure_text(run, f"A cell took longer than {timeout} s")

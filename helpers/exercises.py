@@ -1,0 +1,219 @@
+"""Exercises that judge an answer and say what is wrong with it, not only that it is (notebook 05).
+
+Each works unanswered too, so that a notebook runs as it is. The right answers are computed by the memory planner.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from helpers import hardware, memory
+from helpers.cards import Card, bytes_text
+from helpers.memory import Fit
+
+TOLERANCE = 0.05
+"""How far from the planner's number an answer may be: whoever leaves the estimates out is still right."""
+
+_NEAR = 0.04  # how far from a known mistake's result an answer is still taken for it
+_PROMPT = _ANSWER = 1000  # tokens, in the first exercise
+_MODEL, _GPU, _REQUESTS, _SEQUENCE = "Llama-3.1-8B-Instruct", "rtx-4090", 64, 2048  # in the second
+
+_WEIGHTS = {"fp16": "fp16", "fp8": "fp8", "int8": "int8_sq", "int8_wo": "int8_wo", "int4_awq": "int4_awq"}
+_CACHES = {"fp16": None, "fp8": "fp8", "int8": "int8"}
+
+
+# --- How many requests ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Mistake:
+    """A number of requests that a wrong turn leads to, and what the turn was."""
+
+    requests: float
+    told: str
+
+
+def check_requests_on_a10g(answer: float | None = None) -> Card:
+    """How many requests of 2,000 tokens (1,000 in, 1,000 out) fit on an A10G: TinyLlama, INT8, a 16-bit KV cache?
+
+    Args:
+        answer: a number of requests; None while there is none.
+    """
+    title = "How many 2,000-token requests of TinyLlama in INT8 fit on an A10G?"
+    plan = memory.fit("TinyLlama", "a10g", "int8_sq", sequence=_PROMPT + _ANSWER)
+    if answer is None:
+        return Card(
+            title,
+            note="Not answered yet: take from the GPU's memory what is loaded, 80 % of the rest becomes KV cache; then "
+            "divide by what the keys and values of one request take, in every layer.",
+        )
+    if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer) or answer < 0:
+        return Card(title, {"your answer": repr(answer)}, "That is no number of requests. Give one, such as 100.")
+    facts = {"your answer": f"{answer:,g}" if answer < 1e6 else f"{answer:.3g}"}
+    if abs(answer - plan.requests) <= TOLERANCE * plan.requests:
+        facts["the planner's"] = f"{plan.requests:,}"
+        return Card(title, facts, f"Right. {_working(plan, answer)}")
+    return Card(title, facts, f"Not right. {_wrong(plan, answer)}")
+
+
+def _working(plan: Fit, answer: float) -> str:
+    """How the planner comes to its number, and where a right answer differs from it."""
+    text = (
+        f"{bytes_text(plan.free)} are free beside the weights, {bytes_text(plan.pool)} of it become KV cache, and a "
+        f"request takes {plan.blocks_per_request} blocks of {plan.tokens_per_block} tokens, "
+        f"{bytes_text(plan.blocks_per_request * plan.block)}."
+    )
+    by_tokens = plan.tokens // plan.sequence
+    if answer == by_tokens != plan.requests:
+        text += (
+            f" The planner's number is {plan.requests:,}, since a request takes whole blocks: "
+            f"{plan.sequence:,} tokens fill {plan.sequence / plan.tokens_per_block:g} of them and take "
+            f"{plan.blocks_per_request}."
+        )
+    return text
+
+
+def _wrong(plan: Fit, answer: float) -> str:
+    """What probably went wrong: the known mistake whose result is nearest, or the direction and how far."""
+    nearest = min(_mistakes(plan), key=lambda mistake: abs(answer - mistake.requests))
+    if abs(answer - nearest.requests) <= _NEAR * nearest.requests:
+        return nearest.told
+    if not answer:
+        return "At least one fits: the weights take a small part of this GPU. Compute what one request takes first."
+    many = answer > plan.requests
+    times = answer / plan.requests if many else plan.requests / answer
+    return (
+        f"That is {'too many' if many else 'too few'}, by a factor of {times:.1f}. One token takes "
+        "2 (key and value) × layers × key-value heads × size of a head × bytes of a number; start from that."
+    )
+
+
+def _mistakes(plan: Fit) -> list[_Mistake]:
+    """Plausible wrong turns, each with the number that it leads to."""
+    shape, per_request = plan.shape, plan.blocks_per_request * plan.block
+    cached = plan.pool / per_request
+    all_heads = replace(shape, kv_heads=shape.heads)
+    larger = memory.kv_bytes_per_token(all_heads) / plan.kv_per_token
+    whole = (
+        "You gave the whole GPU to the KV cache. Take off what is loaded first (weights, activations, the runtime), "
+        f"and the runtime then takes only {plan.share:.0%} of what is free."
+    )
+    half = math.ceil(_PROMPT / plan.tokens_per_block) * plan.block
+    return [
+        _Mistake(
+            2 * cached,
+            "It is twice what fits. Either you counted keys alone, and each token keeps a key and a value, or one "
+            "byte a number: the weights are INT8 here, but the KV cache keeps 16 bits unless it is quantized itself.",
+        ),
+        _Mistake(
+            plan.pool / half,
+            f"You counted the prompt or the answer alone, {_PROMPT:,} tokens. A request keeps the keys and values of "
+            "both until it ends.",
+        ),
+        _Mistake(
+            cached / larger,
+            f"You counted a key and a value for all {shape.heads} heads. This model has {shape.kv_heads} key-value "
+            f"heads, which {shape.heads // shape.kv_heads} heads share each (grouped-query attention): "
+            f"its KV cache is {larger:.0f} times smaller.",
+        ),
+        _Mistake(plan.memory / per_request, whole),
+        # A GPU's gigabytes are 10⁹ bytes as sold; with 2³⁰ it looks larger.
+        _Mistake(plan.memory / 1e9 * memory.GIB / per_request, whole),
+        _Mistake(
+            plan.free / per_request,
+            f"You gave all that is free to the KV cache. The runtime takes a share of it, {plan.share:.0%} here, and "
+            "leaves the rest for what nobody planned.",
+        ),
+        _Mistake(
+            plan.share * plan.memory / per_request,
+            f"You took {plan.share:.0%} of the whole GPU. The share is of what is left once the weights, the "
+            "activations and the runtime are loaded.",
+        ),
+    ]
+
+
+# --- Which precisions ----------------------------------------------------------------
+
+
+def check_precisions(weights: str | None = None, kv: str | None = None) -> Card:
+    """Pick precisions: Llama 3.1 8B on one RTX 4090, 64 requests of 2,048 tokens, and KV blocks can be used again.
+
+    Args:
+        weights: ``fp16``, ``fp8``, ``int8``, ``int8_wo`` or ``int4_awq``; None while there is no answer.
+        kv: ``fp16`` (or None), ``fp8`` or ``int8``.
+    """
+    title = f"{_MODEL} on one RTX 4090: at least {_REQUESTS} requests of {_SEQUENCE:,} tokens, with KV-block reuse"
+    if weights is None:
+        return Card(
+            title,
+            note="Not answered yet: give weights and KV cache, such as check_precisions('fp16', 'fp16'). Fewer bits in "
+            "the weights leave more memory, fewer bits in the KV cache put more requests into it, and some pairs "
+            "switch off the attention that block reuse needs.",
+        )
+    cache = "fp16" if kv is None else kv
+    if str(weights) not in _WEIGHTS or str(cache) not in _CACHES:
+        return Card(
+            title,
+            {"your answer": f"weights {weights!r}, KV cache {kv!r}"},
+            f"Choose the weights from {', '.join(_WEIGHTS)} and the KV cache from {', '.join(_CACHES)}.",
+        )
+    judged = _judge(weights, cache)
+    facts = {"your answer": f"weights {weights}, KV cache {cache}", **judged.facts}
+    if judged.right:
+        return Card(title, facts, f"Right. {_company(weights, cache)}")
+    return Card(title, facts, f"Not yet: {judged.wrong}.")
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A pair of precisions against the three conditions: what to show of each, and which fail and by how much."""
+
+    facts: dict[str, str]
+    wrong: str
+
+    @property
+    def right(self) -> bool:
+        """True if no condition fails."""
+        return not self.wrong
+
+
+def _judge(weights: str, cache: str) -> _Judged:
+    """Hold a pair against the three conditions."""
+    from helpers.toolchains.tensorrt_llm.kv import side_effects
+
+    sheet, wrong = hardware.by_key(_GPU), []
+    plan = memory.fit(_MODEL, _GPU, _WEIGHTS[weights], _CACHES[cache], _REQUESTS, sequence=_SEQUENCE)
+    here = hardware.support(sheet.compute_capability)
+    offered = here is not None and _WEIGHTS[weights] in here.engine_weights and cache in here.engine_kv
+    effects = side_effects(weights, _CACHES[cache])
+    if plan.requests < _REQUESTS:
+        wrong.append(f"{_REQUESTS - plan.requests} requests too few fit ({plan.requests} of {_REQUESTS})")
+    if not offered:
+        wrong.append(f"the {sheet.name} has no engine of this pair")
+    if not effects.reuse:
+        wrong.append(f"block reuse is lost ({effects.why.rstrip('.')})")
+    facts = {
+        "requests that fit": f"{plan.requests} of {_REQUESTS} wanted",
+        "on this GPU": "offered" if offered else "not offered",
+        "block reuse": "kept" if effects.reuse else "lost",
+    }
+    return _Judged(facts, "; ".join(wrong))
+
+
+def solutions() -> list[tuple[str, str]]:
+    """Every pair of weights and KV cache that meets the second exercise's conditions."""
+    return [pair for pair in _pairs() if _judge(*pair).right]
+
+
+def _pairs() -> Iterator[tuple[str, str]]:
+    return ((weights, cache) for weights in _WEIGHTS for cache in _CACHES)
+
+
+def _company(weights: str, cache: str) -> str:
+    """What the other pairs lack, counted."""
+    others = [_judge(*pair) for pair in _pairs() if pair != (weights, cache)]
+    also = sum(other.right for other in others)
+    lost = sum(other.facts["block reuse"] == "lost" for other in others)
+    few = sum("too few" in other.wrong for other in others)
+    first = "No other pair meets all three conditions" if not also else f"So do {also} other pairs"
+    return f"{first}: of the {len(others)} others, {few} hold too few requests and {lost} lose block reuse."
