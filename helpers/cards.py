@@ -100,7 +100,9 @@ class Table(Shown):
         body = "".join(
             "<tr>"
             + "".join(
-                f"<td style='{_CELL.format(align=a)}'>{html.escape(str(cell))}</td>"
+                # A number keeps its unit beside it.
+                f"<td style='{_CELL.format(align=a)}{';white-space:nowrap' if a == 'right' else ''}'>"
+                f"{html.escape(str(cell))}</td>"
                 for cell, a in zip(row, aligns, strict=True)
             )
             + "</tr>"

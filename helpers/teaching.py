@@ -99,4 +99,5 @@ def artifacts() -> list[Artifact]:
 
 def _made_text() -> str:
     counts = Counter(artifact.manifest.kind for artifact in artifacts())
-    return ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in counts.items()) or "nothing made yet"
+    endings = {kind: "es" if kind.endswith("ch") else "s" for kind in counts}
+    return ", ".join(f"{n} {kind}{endings[kind] if n > 1 else ''}" for kind, n in counts.items()) or "nothing made yet"
