@@ -90,7 +90,7 @@ class Planner(Shown):
             "model": _menu("Model", [(entry, entry) for entry in offered], chosen),
             "precision": _menu("Weights", _WEIGHTS, kept.precision),
             "kv": _menu("KV cache", _CACHES, cache),
-            "max_batch_size": _slider("Largest batch (requests)", batch, 1, 1024, 1),
+            "max_batch_size": _slider("Batch (requests)", batch, 1, 1024, 1),
             "input_length": _slider("Prompt (tokens)", prompt, **tokens),
             "output_length": _slider("Answer (tokens)", answer, **tokens),
         }

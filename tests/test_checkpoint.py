@@ -183,7 +183,7 @@ def test_perplexity_is_measured_with_the_factors_that_are_stored(kv, with_kv, mo
 
     layers = iter([])
     factors = [
-        float(tensor(with_kv[kv].ranks[0], f"transformer.layers.{n}.attention.kv_cache_scaling_factor"))
+        tensor(with_kv[kv].ranks[0], f"transformer.layers.{n}.attention.kv_cache_scaling_factor").item()
         for n in range(model.config["num_hidden_layers"])
     ]
 

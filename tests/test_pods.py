@@ -1,4 +1,4 @@
-"""Notebooks 01 to 04, executed as on three pods: every cell, on doubles of the GPU, its driver and NVIDIA's programs.
+"""Notebooks 01 to 05, executed as on three pods: every cell, on doubles of the GPU, its driver and NVIDIA's programs.
 
 What a learner sees there is read from the executed copies; ``make verify-gpu`` is what runs them, as on a real pod.
 """
@@ -16,12 +16,12 @@ from pods import Pod, a10g, old_driver, rtx_4090
 
 pytestmark = [pytest.mark.notebooks, pytest.mark.slow]
 
-NUMBERS = ("01", "02", "03", "04")
+NUMBERS = ("01", "02", "03", "04", "05")
 
 
 def run(pod: Pod, program: str, out: Path) -> "subprocess.CompletedProcess[str]":
     """Run the notebooks on a pod with one of the tools."""
-    return pod.run([sys.executable, "-m", program, "--only", *NUMBERS, "--out", out], seconds=1500)
+    return pod.run([sys.executable, "-m", program, "--only", *NUMBERS, "--out", out], seconds=2400)
 
 
 def cells(out: Path, number: str) -> list[dict[str, Any]]:
@@ -64,6 +64,11 @@ def test_a_4090_pod_runs_every_cell_with_fp8(ada):
     assert "TensorRT-LLM 1.2.1" in shown(out, "02") and "adopted" in shown(out, "02")
     assert "trtllm-build" in shown(out, "03") and "compute_capability 8.9" in shown(out, "03")
     assert "Engine of bundled, FP8 (E4M3), TensorRT-LLM on the GPU" in shown(out, "04")
+    text = shown(out, "05")
+    for kv in ("FP8", "INT8"):
+        assert f"Engine of bundled, FP16 weights, {kv} KV cache, TensorRT-LLM on the GPU" in text
+        assert f"In the same 12,582,912 bytes, {kv} holds 2.00 times the tokens of 16-bit." in text
+    assert "--use_paged_context_fmha disable" in text
 
 
 def test_an_a10g_pod_runs_every_cell_with_int8(ampere):
@@ -75,6 +80,9 @@ def test_an_a10g_pod_runs_every_cell_with_int8(ampere):
     assert "The best 8 bits here: INT8 ('int8')" in text
     assert "Engine of bundled, INT8, TensorRT-LLM on the GPU" in text
     assert "Engine of bundled, FP8" not in text
+    text = shown(out, "05")
+    assert "Engine of bundled, FP16 weights, INT8 KV cache, TensorRT-LLM on the GPU" in text
+    assert "FP8 KV cache, TensorRT-LLM on the GPU" not in text
 
 
 def test_the_report_names_gpu_driver_release_and_what_was_built(ada, ampere):
@@ -84,7 +92,7 @@ def test_the_report_names_gpu_driver_release_and_what_was_built(ada, ampere):
     ):
         report = (out / "verify-gpu.md").read_text()
         assert report.startswith("Last verified on ")
-        for fact in (*facts, "| 03_fp16_build |", "| 04_fp8_build |", "Perplexity of"):
+        for fact in (*facts, "| 03_fp16_build |", "| 05_kv_cache_quantization |", "Perplexity of"):
             assert fact in report
 
 
