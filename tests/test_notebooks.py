@@ -20,7 +20,7 @@ def run(out, *only):
     return subprocess.run(command, cwd=workspace.REPOSITORY, capture_output=True, text=True)
 
 
-def test_the_last_notebook_makes_all_it_needs_from_nothing(made_by_notebooks):
+def test_notebook_04_makes_all_it_needs_from_nothing(made_by_notebooks):
     assert made_by_notebooks.returncode == 0, made_by_notebooks.stdout + made_by_notebooks.stderr
 
 
@@ -55,3 +55,13 @@ def test_the_perplexity_table_is_computed(made_by_notebooks, tmp_path):
     assert len(outputs) == 2
     for precision in ("FP16", "FP8 (E4M3)", "INT8"):
         assert all(re.search(rf"^{re.escape(precision)}.*\d\.\d{{4}}", text, re.MULTILINE) for text in outputs)
+
+
+def test_the_kv_cache_of_8_bits_holds_half_as_many_tokens_again_and_the_planner_knew(made_by_notebooks, tmp_path):
+    done = run(tmp_path, "05")
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = (tmp_path / "notebooks" / "05_kv_cache_quantization.ipynb").read_text()
+    held = re.search(r"In the same [\d,]+ bytes, INT8 holds (\d\.\d+) times the tokens of 16-bit", shown)
+    assert held and float(held[1]) >= 1.5
+    off = re.search(r"The planner is off by (\d+\.\d+)% at most", shown)
+    assert off and float(off[1]) <= 5

@@ -17,11 +17,12 @@ from pods import Pod, a10g, old_driver, rtx_4090
 pytestmark = [pytest.mark.notebooks, pytest.mark.slow]
 
 NUMBERS = ("01", "02", "03", "04", "05")
+ON_A_CPU = NUMBERS[:-1]  # what a pod without TensorRT-LLM shows of itself; 05 there is 05 on any CPU
 
 
-def run(pod: Pod, program: str, out: Path) -> "subprocess.CompletedProcess[str]":
+def run(pod: Pod, program: str, out: Path, numbers: tuple[str, ...] = NUMBERS) -> "subprocess.CompletedProcess[str]":
     """Run the notebooks on a pod with one of the tools."""
-    return pod.run([sys.executable, "-m", program, "--only", *NUMBERS, "--out", out], seconds=2400)
+    return pod.run([sys.executable, "-m", program, "--only", *numbers, "--out", out], seconds=2400)
 
 
 def cells(out: Path, number: str) -> list[dict[str, Any]]:
@@ -103,9 +104,9 @@ def test_no_weight_leaves_the_gpu_route_for_the_cpu_one(ada):
 
 def test_a_pod_whose_driver_is_too_old_is_told_so_and_uses_the_cpu(made_by_notebooks, shared_home, tmp_path):
     pod = Pod("old-driver", shared_home)
-    done = run(pod, "tools.run_notebooks", tmp_path / "build")
+    done = run(pod, "tools.run_notebooks", tmp_path / "build", ON_A_CPU)
     assert done.returncode == 0, done.stdout + done.stderr
-    for number in NUMBERS:
+    for number in ON_A_CPU:
         assert "OpenVINO on the CPU" in shown(tmp_path / "build", number)
     assert "Driver 470.256.02 is too old for TensorRT-LLM" in shown(tmp_path / "build", "01")
     assert "470.256.02" in shown(tmp_path / "build", "02")
