@@ -27,6 +27,7 @@ from helpers.toolchains.tensorrt_llm import commands
 from helpers.toolchains.tensorrt_llm.batch import pool_of
 from helpers.toolchains.tensorrt_llm.kv import kv_choices_of, side_effects
 from helpers.toolchains.tensorrt_llm.sizes import engine_sizes, scoring_sizes
+from helpers.toolchains.tensorrt_llm.weights import choices_of
 
 name = "tensorrt_llm"
 title = "TensorRT-LLM on the GPU"
@@ -84,35 +85,6 @@ def _product(gpu: str | None) -> tuple[str, tuple[int, int]]:
     """Name and compute capability of a GPU by its key, or of the one here."""
     found = _gpu() if gpu is None else hardware.by_key(gpu)
     return found.name, found.compute_capability
-
-
-def choices_of(product: str, capability: tuple[int, int]) -> Choices:
-    """Which precisions an engine can have on a GPU, from the tables in ``data/gpus.toml``.
-
-    Raises:
-        WorkshopError: TensorRT-LLM has no kernels for a GPU of this compute capability.
-    """
-    support = hardware.support(capability)
-    if support is None:
-        raise WorkshopError(releases.choose(capability, product, driver="").why)
-    said, offered = {}, []
-    for precision, made_from in CHECKPOINTS.items():
-        if made_from in support.engine_weights:
-            offered.append(precision)
-            unsure = f"engine_weights.{made_from}" in support.unverified
-            said[precision] = _SAID[precision] + (" Nobody has reported it on this generation yet." if unsure else "")
-        else:
-            said[precision] = support.refusals[made_from]
-    return Choices(f"the {product}", said, tuple(offered))
-
-
-_SAID = {
-    "fp16": "the starting point.",
-    "fp8": "weights, activations and KV cache at 8 bits; multiplied in FP8.",
-    "int8": "weights and activations at 8 bits (SmoothQuant); multiplied in INT8.",
-    "int8_wo": "weights at 8 bits, widened to FP16 to multiply: half to read, no faster arithmetic.",
-    "int4_awq": "weights at 4 bits, widened to FP16 to multiply: a quarter to read.",
-}
 
 
 def build(model: Model, precision: str = "fp16", kv: str | None = AUTO, made: Checkpoint | None = None) -> Engine:
