@@ -1,4 +1,4 @@
-"""Notebooks 01 to 05, executed as on three pods: every cell, on doubles of the GPU, its driver and NVIDIA's programs.
+"""Notebooks 01 to 05, executed as on pods: every cell, on doubles of the GPU, its driver and NVIDIA's programs.
 
 What a learner sees there is read from the executed copies; ``make verify-gpu`` is what runs them, as on a real pod.
 """
@@ -17,7 +17,9 @@ from pods import Pod, a10g, old_driver, rtx_4090
 pytestmark = [pytest.mark.notebooks, pytest.mark.slow]
 
 NUMBERS = ("01", "02", "03", "04", "05")
-ON_A_CPU = NUMBERS[:-1]  # what a pod without TensorRT-LLM shows of itself; 05 there is 05 on any CPU
+# 05 makes many checkpoints, which takes minutes: an A10G's choice of KV caches is a CPU's, and its builds are tested in
+# test_tensorrt_llm.py; a pod without TensorRT-LLM is any CPU.
+WITHOUT_05 = NUMBERS[:-1]
 
 
 def run(pod: Pod, program: str, out: Path, numbers: tuple[str, ...] = NUMBERS) -> "subprocess.CompletedProcess[str]":
@@ -54,7 +56,7 @@ def ampere(tmp_path_factory) -> tuple[Pod, Path, "subprocess.CompletedProcess[st
     """The A10G pod after ``make verify-gpu``."""
     folder = tmp_path_factory.mktemp("a10g")
     pod = a10g(folder)
-    return pod, folder / "build", run(pod, "tools.verify_gpu", folder / "build")
+    return pod, folder / "build", run(pod, "tools.verify_gpu", folder / "build", WITHOUT_05)
 
 
 def test_a_4090_pod_runs_every_cell_with_fp8(ada):
@@ -75,15 +77,12 @@ def test_a_4090_pod_runs_every_cell_with_fp8(ada):
 def test_an_a10g_pod_runs_every_cell_with_int8(ampere):
     _, out, done = ampere
     assert done.returncode == 0, done.stdout + done.stderr
-    assert all(cell["execution_count"] for number in NUMBERS for cell in cells(out, number))
+    assert all(cell["execution_count"] for number in WITHOUT_05 for cell in cells(out, number))
     assert "TensorRT-LLM 1.0.0" in shown(out, "02")
     text = shown(out, "04")
     assert "The best 8 bits here: INT8 ('int8')" in text
     assert "Engine of bundled, INT8, TensorRT-LLM on the GPU" in text
     assert "Engine of bundled, FP8" not in text
-    text = shown(out, "05")
-    assert "Engine of bundled, FP16 weights, INT8 KV cache, TensorRT-LLM on the GPU" in text
-    assert "FP8 KV cache, TensorRT-LLM on the GPU" not in text
 
 
 def test_the_report_names_gpu_driver_release_and_what_was_built(ada, ampere):
@@ -93,7 +92,7 @@ def test_the_report_names_gpu_driver_release_and_what_was_built(ada, ampere):
     ):
         report = (out / "verify-gpu.md").read_text()
         assert report.startswith("Last verified on ")
-        for fact in (*facts, "| 03_fp16_build |", "| 05_kv_cache_quantization |", "Perplexity of"):
+        for fact in (*facts, "| 03_fp16_build |", "| 04_fp8_build |", "Perplexity of"):
             assert fact in report
 
 
@@ -104,9 +103,9 @@ def test_no_weight_leaves_the_gpu_route_for_the_cpu_one(ada):
 
 def test_a_pod_whose_driver_is_too_old_is_told_so_and_uses_the_cpu(made_by_notebooks, shared_home, tmp_path):
     pod = Pod("old-driver", shared_home)
-    done = run(pod, "tools.run_notebooks", tmp_path / "build", ON_A_CPU)
+    done = run(pod, "tools.run_notebooks", tmp_path / "build", WITHOUT_05)
     assert done.returncode == 0, done.stdout + done.stderr
-    for number in ON_A_CPU:
+    for number in WITHOUT_05:
         assert "OpenVINO on the CPU" in shown(tmp_path / "build", number)
     assert "Driver 470.256.02 is too old for TensorRT-LLM" in shown(tmp_path / "build", "01")
     assert "470.256.02" in shown(tmp_path / "build", "02")
