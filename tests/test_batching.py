@@ -115,12 +115,14 @@ def test_the_picture_of_a_real_run_says_what_the_scheduler_did(runs):
 # --- Runs whose figures are known
 
 
-def known(folder, kv="", tokens=100, seconds=(1.0, 1.1, 1.2), outputs=((5, 6, 2, 7),), steps=None, **options):
+def known(
+    folder, kv="", tokens=100, seconds=(1.0, 1.1, 1.2), outputs=((5, 6, 2, 7),), steps=None, told=1000, **options
+):
     """A run as a worker would have written it; its engine makes 100 tokens in each of ``seconds``."""
     written = {
         "blocks": tokens // 10,
         "tokens_per_block": 10,
-        "kv_cache_bytes": 1000,
+        "kv_cache_bytes": told,
         "rounds": [{"seconds": s, "tokens": 100, "preempted": number} for number, s in enumerate(seconds)],
         "steps": steps or [[0.5, 1, 1, 4, tokens // 10 - 4], [2.0, 2, 0, 8, tokens // 10 - 8]],
         "outputs": [list(ids) for ids in outputs],
@@ -141,6 +143,12 @@ def test_figures_of_a_run(tmp_path):
     assert run.mean_running == pytest.approx((0.5 * 1 + 1.5 * 2) / 2)
     assert run.waited == 0.5
     assert run.answers == [[5, 6]]  # without its end, and what the model was made to write after it
+
+
+def test_bytes_that_an_engine_does_not_tell_are_called_predicted(tmp_path):
+    told, planned = known(tmp_path / "a"), known(tmp_path / "b", told=None)
+    assert [row[1] for row in batching.compare(told, planned).rows] == ["1,000", "predicted: 1,100"]
+    assert "–" in str(batching.planned_against_measured(planned))
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ def compare(*runs: BatchRun) -> Table:
     rows = [
         [
             run.title,
-            f"{run.kv_bytes:,}",
+            f"{'' if run.run['kv_cache_bytes'] else 'predicted: '}{run.kv_bytes:,}",
             f"{run.kv_bytes / run.tokens:,.0f}",
             f"{run.tokens:,}",
             f"{run.tokens / first.tokens:.2f} times",
