@@ -232,8 +232,8 @@ def test_a_folder_and_a_model_are_planned_for_too():
 def test_a_comparison_has_a_row_each_and_says_which_holds_most():
     plans = [memory.fit("TinyLlama", "a10g", "int8", kv) for kv in (None, "int8")]
     table = memory.compare(*plans)
-    assert table.columns[7] == "requests of 2,048"
-    assert [row[7] for row in table.rows] == [f"{plan.requests:,}" for plan in plans]
+    assert table.columns[6] == "requests of 2,048"
+    assert [row[6] for row in table.rows] == [f"{plan.requests:,}" for plan in plans]
     assert table.note.startswith("Most requests: TinyLlama in INT8 with an INT8 KV cache on one A10G")
     assert memory.compare(*reversed(plans)).note == table.note
     assert "the same number" in memory.compare(plans[0], plans[0]).note
@@ -242,7 +242,7 @@ def test_a_comparison_has_a_row_each_and_says_which_holds_most():
 def test_a_comparison_over_lengths_and_models_says_each_length_and_compares_no_requests():
     plans = [memory.fit("TinyLlama", "a10g", sequence=1000), memory.fit("Llama-3.1-8B-Instruct", "a10g", sequence=2000)]
     table = memory.compare(*plans)
-    assert [row[7] for row in table.rows] == [f"{plan.requests:,} × {plan.sequence:,}" for plan in plans]
+    assert [row[6] for row in table.rows] == [f"{plan.requests:,} × {plan.sequence:,}" for plan in plans]
     assert not table.note
 
 

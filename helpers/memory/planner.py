@@ -293,8 +293,7 @@ def compare(*fits: Fit) -> Table:
         (
             one.model,
             f"{one.tp_size} × {one.gpu}" if one.tp_size > 1 else one.gpu,
-            asked.TITLES[one.precision],
-            asked.KV_TITLES[one.kv],
+            f"{asked.TITLES[one.precision]}, {asked.KV_TITLES[one.kv]}",
             bytes_text(one.weights),
             bytes_text(one.kv_per_token),
             f"{one.tokens:,}",
@@ -307,9 +306,8 @@ def compare(*fits: Fit) -> Table:
     columns = (
         "model",
         "GPU",
-        "weights",
-        "KV cache",
-        "bytes",
+        "weights, KV cache",
+        "size of weights",
         "KV a token",
         "tokens",
         f"requests{each}",
