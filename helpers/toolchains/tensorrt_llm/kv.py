@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from helpers import hardware, releases
 from helpers.errors import WorkshopError
 from helpers.hardware import Support
 from helpers.toolchains.choices import CHECKPOINTS, TITLES, KvChoice, KvChoices
+from helpers.toolchains.tensorrt_llm.weights import UNREPORTED, require_support
 from helpers.workspace import REPOSITORY
 
 _NAMES = {None: "fp16", "fp8": "fp8", "int8": "int8"}
@@ -34,15 +34,18 @@ class SideEffects:
 
     Attributes:
         reuse: KV blocks of an earlier request with the same beginning can be used again (paged context FMHA).
-        chunked: a long prompt can be read in chunks over several steps; it takes paged context FMHA too.
         fp8_attention: attention in the context phase multiplies in FP8.
         why: what to know about the pair, in one sentence.
     """
 
     reuse: bool
-    chunked: bool
     fp8_attention: bool
     why: str
+
+    @property
+    def chunked(self) -> bool:
+        """A long prompt can be read in chunks over several steps: it takes the same paged context FMHA."""
+        return self.reuse
 
 
 @cache
@@ -63,8 +66,7 @@ def side_effects(precision: str, kv: str | None) -> SideEffects:
     """
     for row in rules()["pair"]:
         if precision in row["weights"] and _NAMES.get(kv) == row["kv"]:
-            paged = bool(row["paged_context"])
-            return SideEffects(paged, paged, bool(row["fp8_attention"]), str(row["why"]))
+            return SideEffects(bool(row["paged_context"]), bool(row["fp8_attention"]), str(row["why"]))
     raise WorkshopError(
         f"Nothing is known of {precision!r} weights with a KV cache of {kv!r}. Choose weights from "
         f"{', '.join(map(repr, TITLES))}, and 'fp8', 'int8' or None (16 bits) for the KV cache."
@@ -77,10 +79,7 @@ def kv_choices_of(product: str, capability: tuple[int, int]) -> KvChoices:
     Raises:
         WorkshopError: TensorRT-LLM has no kernels for a GPU of this compute capability.
     """
-    support = hardware.support(capability)
-    if support is None:
-        raise WorkshopError(releases.choose(capability, product, driver="").why)
-    return KvChoices(f"the {product}", tuple(_rows(support)), _NOTE)
+    return KvChoices(f"the {product}", tuple(_rows(require_support(product, capability))), _NOTE)
 
 
 def _rows(support: Support) -> Iterator[KvChoice]:
@@ -98,5 +97,5 @@ def _row(support: Support, precision: str, kv: str | None) -> KvChoice:
     if name not in support.engine_kv:
         return KvChoice(precision, kv, False, None, support.refusals[f"{name}_kv"])
     unsure = f"engine_kv.{name}" in support.unverified
-    why = effects.why + (" Nobody has reported it on this generation yet." if unsure else "")
+    why = effects.why + (UNREPORTED if unsure else "")
     return KvChoice(precision, kv, True, effects.reuse, why)
