@@ -1,7 +1,7 @@
 """Many requests through one engine at once: what the scheduler did, how fast, and what was written (notebook 05)."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -14,6 +14,7 @@ from helpers.cards import Shown, Table
 from helpers.checkpoint import HELD_OUT, KV_TITLES, full_title
 from helpers.errors import WorkshopError
 from helpers.toolchains.choices import TITLES
+from helpers.toolchains.generation import shared_beginning
 from helpers.workspace import Artifact
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ def agreement(reference: BatchRun, other: BatchRun) -> Shown:
             "Run batch() with the same model and the same load for both."
         )
     pairs = list(zip(reference.answers, other.answers, strict=True))
-    parted = [_shared(a, b) for a, b in pairs if a != b]
+    parted = [shared_beginning(a, b) for a, b in pairs if a != b]
     same, name = len(pairs) - len(parted), " and ".join(_names(other, reference))
     name = "the same engine twice" if other.title == reference.title else name
     half = f"{median(parted):g}" if parted else "–"
@@ -322,11 +323,6 @@ def agreement(reference: BatchRun, other: BatchRun) -> Shown:
         ["tokens of an answer, median", f"{median(map(len, reference.answers)):g}"],
     ]
     return Table(["answers", "measured"], rows, f"{other.title}, against {reference.title}", f"{said}.")
-
-
-def _shared(one: Iterable[int], other: Iterable[int]) -> int:
-    """Tokens that two answers begin with alike."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def planned_against_measured(*runs: BatchRun) -> Table:

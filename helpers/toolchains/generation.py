@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -144,11 +144,16 @@ def converse(
     return made
 
 
+def shared_beginning(one: Iterable[object], other: Iterable[object]) -> int:
+    """How many characters or tokens two answers begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
 def side_by_side(*written: Generation) -> Table:
     """What several engines wrote for the same prompt, and where the texts part."""
     first, rows = written[0].text, [[written[0].engine, written[0].text.strip(), "–"]]
     for made in written[1:]:
-        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, made.text, strict=False)))
+        shared = shared_beginning(first, made.text)
         same = made.text == first
         rows.append([made.engine, made.text.strip(), "the same text" if same else f"parts after {shared} characters"])
     return Table(["engine", "text", f"against {written[0].engine}"], rows, caption=f"Prompt: {written[0].prompt}")
