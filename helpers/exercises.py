@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from helpers import hardware, memory
 from helpers.cards import Card, bytes_text
 from helpers.memory import Fit
+from helpers.toolchains.choices import CHECKPOINTS
 
 TOLERANCE = 0.05
 """How far from the planner's number an answer may be: whoever leaves the estimates out is still right."""
@@ -18,7 +19,6 @@ _NEAR = 0.04  # how far from a known mistake's result an answer is still taken f
 _PROMPT = _ANSWER = 1000  # tokens, in the first exercise
 _MODEL, _GPU, _REQUESTS, _SEQUENCE = "Llama-3.1-8B-Instruct", "rtx-4090", 64, 2048  # in the second
 
-_WEIGHTS = {"fp16": "fp16", "fp8": "fp8", "int8": "int8_sq", "int8_wo": "int8_wo", "int4_awq": "int4_awq"}
 _CACHES = {"fp16": None, "fp8": "fp8", "int8": "int8"}
 
 
@@ -151,11 +151,11 @@ def check_precisions(weights: str | None = None, kv: str | None = None) -> Card:
             "switch off the attention that block reuse needs.",
         )
     cache = "fp16" if kv is None else kv
-    if str(weights) not in _WEIGHTS or str(cache) not in _CACHES:
+    if str(weights) not in CHECKPOINTS or str(cache) not in _CACHES:
         return Card(
             title,
             {"your answer": f"weights {weights!r}, KV cache {kv!r}"},
-            f"Choose the weights from {', '.join(_WEIGHTS)} and the KV cache from {', '.join(_CACHES)}.",
+            f"Choose the weights from {', '.join(CHECKPOINTS)} and the KV cache from {', '.join(_CACHES)}.",
         )
     judged = _judge(weights, cache)
     facts = {"your answer": f"weights {weights}, KV cache {cache}", **judged.facts}
@@ -182,9 +182,9 @@ def _judge(weights: str, cache: str) -> _Judged:
     from helpers.toolchains.tensorrt_llm.kv import side_effects
 
     sheet, wrong = hardware.by_key(_GPU), []
-    plan = memory.fit(_MODEL, _GPU, _WEIGHTS[weights], _CACHES[cache], _REQUESTS, sequence=_SEQUENCE)
+    plan = memory.fit(_MODEL, _GPU, CHECKPOINTS[weights], _CACHES[cache], _REQUESTS, sequence=_SEQUENCE)
     here = hardware.support(sheet.compute_capability)
-    offered = here is not None and _WEIGHTS[weights] in here.engine_weights and cache in here.engine_kv
+    offered = here is not None and CHECKPOINTS[weights] in here.engine_weights and cache in here.engine_kv
     effects = side_effects(weights, _CACHES[cache])
     if plan.requests < _REQUESTS:
         wrong.append(f"{_REQUESTS - plan.requests} requests too few fit ({plan.requests} of {_REQUESTS})")
@@ -206,7 +206,7 @@ def solutions() -> list[tuple[str, str]]:
 
 
 def _pairs() -> Iterator[tuple[str, str]]:
-    return ((weights, cache) for weights in _WEIGHTS for cache in _CACHES)
+    return ((weights, cache) for weights in CHECKPOINTS for cache in _CACHES)
 
 
 def _company(weights: str, cache: str) -> str:
