@@ -118,6 +118,20 @@ class Table(Shown):
         return f"<table style='{_STYLE}'>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 
 
+class ShownAsTable(Shown):
+    """Base of what shows itself as the table that it makes."""
+
+    def table(self) -> Table:
+        """The table, one row a thing."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
 @dataclass(frozen=True, repr=False)
 class Picture(Shown):
     """A drawing with its text equivalent.

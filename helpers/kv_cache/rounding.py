@@ -6,7 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from helpers import precision
-from helpers.cards import Shown, Table
+from helpers.cards import ShownAsTable, Table
 from helpers.errors import WorkshopError
 from helpers.kv_cache.stages import PARTS, Capture, Part
 
@@ -135,7 +135,7 @@ class LayerError:
 
 
 @dataclass(frozen=True, repr=False)
-class Ranges(Shown):
+class Ranges(ShownAsTable):
     """How far the channels of each layer reach.
 
     Args:
@@ -190,15 +190,9 @@ class Ranges(Shown):
             columns += [f"{name}: largest", "widest channel / middle one", "range of the top 0.1 %"]
         return Table(columns, rows, f"Measured: the KV cache of {self.model}, {self.tokens:,} tokens", self.sentence)
 
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
-
 
 @dataclass(frozen=True, repr=False)
-class Errors(Shown):
+class Errors(ShownAsTable):
     """What each way of :data:`WAYS` costs in each layer, with a verdict on the claim that INT8 loses more than E4M3.
 
     Args:
@@ -286,12 +280,6 @@ class Errors(Shown):
             columns += [f"{name}: error", "worst layer", "middle channel"]
         caption = f"Measured: relative error (RMS) over {self.tokens:,} tokens of {self.model}, median of the layers"
         return Table(columns, rows, caption, self.sentence)
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
 
 
 def _order(ratio: float) -> int:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from helpers.cards import Shown, Table, bytes_text
+from helpers.cards import ShownAsTable, Table, bytes_text
 from helpers.errors import WorkshopError
 from helpers.memory import asked
 from helpers.memory.shape import (
@@ -34,7 +34,7 @@ _LONGEST, _TOKENS_IN_A_STEP = 2048, 4096
 
 
 @dataclass(frozen=True, repr=False)
-class Fit(Shown):
+class Fit(ShownAsTable):
     """A model on a GPU, part by part; every size is of one GPU, in bytes.
 
     Attributes:
@@ -184,7 +184,8 @@ class Fit(Shown):
             against = f"exactly {built}"
         return f"{begin} {room}, {against}."
 
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """One row a part, and what fits."""
         cache = f"{self.block:,} bytes a block of {self.tokens_per_block} tokens"
         how = [
             "CUDA's context, kernels, driver: an estimate",
@@ -209,12 +210,6 @@ class Fit(Shown):
         where = f", on each of {self.tp_size}" if self.tp_size > 1 else ""
         caption = f"predicted: {bytes_text(self.memory)} of memory{where}, {self.gpu}"
         return Table(("part", "size", "how"), rows, caption, " ".join((self.sentence, *self.notes)))
-
-    def __str__(self) -> str:
-        return str(self._table())
-
-    def _repr_html_(self) -> str:
-        return self._table()._repr_html_()
 
 
 def fit(

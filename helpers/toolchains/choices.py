@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from helpers.cards import Shown, Table
+from helpers.cards import ShownAsTable, Table
 from helpers.checkpoint import KV_TITLES
 from helpers.errors import WorkshopError
 
@@ -31,7 +31,7 @@ def kv_of(precision: str, kv: str | None = AUTO) -> str | None:
 
 
 @dataclass(frozen=True, repr=False)
-class Choices(Shown):
+class Choices(ShownAsTable):
     """Which precisions an engine can have on a machine, and why not the others.
 
     Attributes:
@@ -75,12 +75,6 @@ class Choices(Shown):
         note = f"The best 8 bits here: {TITLES[self.eight_bit]} ({self.eight_bit!r})."
         return Table(["precision", "builds", "why"], rows, f"Engines for {self.machine}", note)
 
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
-
 
 @dataclass(frozen=True)
 class KvChoice:
@@ -103,7 +97,7 @@ class KvChoice:
 
 
 @dataclass(frozen=True, repr=False)
-class KvChoices(Shown):
+class KvChoices(ShownAsTable):
     """Which KV caches an engine can have on a machine, beside which weights, and what each gives up.
 
     Attributes:
@@ -160,9 +154,3 @@ class KvChoices(Shown):
         ]
         columns = ["KV cache", "beside weights in", "builds", "block reuse, chunked prompts", "what to know"]
         return Table(columns, rows, f"KV caches for {self.machine}", self.note)
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
