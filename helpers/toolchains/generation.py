@@ -2,13 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from helpers import processes, stage, workspace
+from helpers import keeper, processes, stage, workspace
 from helpers.cards import Shown, Table
 from helpers.errors import WorkshopError
 from helpers.progress import Bar, Live
@@ -90,8 +91,11 @@ def converse(
         environment: all of its variables; None for this process's own.
         time_limit: seconds after which it is ended, or None.
 
+    It runs under :mod:`helpers.keeper`: nothing that it starts, such as a process for each rank, outlives it or the
+    notebook's kernel.
+
     Raises:
-        WorkshopError: its process failed or took too long.
+        WorkshopError: its process failed or took too long; with cause and remedy where they are known.
     """
     log = stage.run_directory(f"generate-{engine.path.name}") / "log.txt"
     details = (("command", workspace.shell_text(list(command))), ("log", str(log)))
@@ -99,14 +103,15 @@ def converse(
     live.show(Bar("Loading the engine", 0.0, details=details))
     with log.open("wb") as told:
         worker = subprocess.Popen(
-            command,
+            keeper.keeping(command),
+            stdin=subprocess.PIPE,  # only this process holds the other end: the keeper sees it end
             stdout=subprocess.PIPE,
             stderr=told,
+            cwd=workspace.REPOSITORY,
             env=None if environment is None else dict(environment),
             start_new_session=True,
-            preexec_fn=processes.die_with_parent,
         )
-        assert worker.stdout is not None
+        assert worker.stdout is not None and worker.stdin is not None
         guard = processes.Guard(worker, time_limit)
         try:
             for line in worker.stdout:
@@ -121,12 +126,13 @@ def converse(
             timed_out = guard.stop()
             if worker.poll() is None:
                 processes.end_all(worker)
+            worker.stdin.close()
     told_text = processes.redactor(os.environ)(log.read_text(errors="replace"))
     workspace.write_whole(log, told_text)
     if worker.returncode != 0 or "tokens" not in last:
-        ending = f"took longer than {time_limit:g} s" if timed_out else f"ended with status {worker.returncode}"
+        ending = f"took longer than its limit of {time_limit:g} s" if timed_out else _ending(worker.returncode)
         raise WorkshopError(
-            f"The engine's process {ending}.\n{stage.diagnosis(told_text)}The whole log: {log}\n"
+            f"The engine's process {ending}.\n{stage.diagnosis(told_text, ending)}The whole log: {log}\n"
             "Run the cell again; if it fails again, build the engine again."
         )
     made = Generation(
@@ -142,6 +148,13 @@ def converse(
     )
     live.finish(made)
     return made
+
+
+def _ending(status: int) -> str:
+    """How a kept process ended, in words; the keeper tells a signal n as 128 + n."""
+    if status > 128 and status - 128 in set(signal.Signals):
+        return f"was killed by {signal.Signals(status - 128).name}"
+    return f"ended with status {status}"
 
 
 def shared_beginning(one: Iterable[object], other: Iterable[object]) -> int:
