@@ -3,7 +3,19 @@
 from helpers.hardware.gpu_memory import free_gpu, holders
 from helpers.hardware.gpus import Datasheet, Support, by_key, datasheet, datasheets, gpu_table, precisions, support
 from helpers.hardware.limits import Roofline, roofline
-from helpers.hardware.machine import Cpu, Gpu, GpuProcess, Machine, cpu_identity, identity, look, supported_gpu
+from helpers.hardware.machine import (
+    Cpu,
+    Gpu,
+    GpuProcess,
+    Link,
+    Machine,
+    cpu_identity,
+    equal_gpus,
+    identity,
+    look,
+    supported_gpu,
+)
+from helpers.hardware.peers import Peers, peers, settings_for_several, shared_memory_warning
 from helpers.hardware.preflight import checks
 from helpers.hardware.recorded import Recorded, beside, recorded, recordings
 
@@ -12,7 +24,9 @@ __all__ = [
     "Datasheet",
     "Gpu",
     "GpuProcess",
+    "Link",
     "Machine",
+    "Peers",
     "Recorded",
     "Roofline",
     "Support",
@@ -22,15 +36,19 @@ __all__ = [
     "cpu_identity",
     "datasheet",
     "datasheets",
+    "equal_gpus",
     "free_gpu",
     "gpu_table",
     "holders",
     "identity",
     "look",
+    "peers",
     "precisions",
     "recorded",
     "recordings",
     "roofline",
+    "settings_for_several",
+    "shared_memory_warning",
     "support",
     "supported_gpu",
 ]

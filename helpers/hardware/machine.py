@@ -11,10 +11,11 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +35,10 @@ CPU_FEATURES = frozenset(
 """Instruction sets that decide how a matrix product is compiled, as /proc/cpuinfo spells them."""
 
 Answer = TypeVar("Answer")
+
+# NVML's numbers of the questions about a pair. Its Python binding has the first as a tuple, ``(0,)``, by a stray comma.
+_READ, _WRITE, _OVER_NVLINK = 0, 1, 2
+_MOST_LINKS = 18  # NVLinks of one GPU: 18 on Hopper and Blackwell, fewer on older ones
 
 
 def capability_text(capability: tuple[int, int]) -> str:
@@ -76,6 +81,34 @@ class Gpu:
         """Compute capability as NVIDIA writes it, such as ``8.9``."""
         return capability_text(self.compute_capability)
 
+    @property
+    def is_slice(self) -> bool:
+        """True for a slice of a split GPU (MIG), which reaches no other slice's memory."""
+        return " MIG " in self.name
+
+
+@dataclass(frozen=True)
+class Link:
+    """What the driver tells of two GPUs: whether each may reach the other's memory, and how (notebook 06).
+
+    Args:
+        first, second: the GPUs' indexes.
+        read, write: NVML's status of peer-to-peer access from the first to the second (0 is allowed); None where the
+            driver does not tell.
+        nvlink: NVML's status of peer-to-peer access over NVLink; None where it does not tell.
+        common: NVML's number for the nearest thing that both are attached to (10 a PCIe switch ... 50 nothing nearer
+            than the link between processors); None where it does not tell.
+        nvlinks: NVLinks of the first GPU that are up; None where it tells of none.
+    """
+
+    first: int
+    second: int
+    read: int | None
+    write: int | None
+    nvlink: int | None = None
+    common: int | None = None
+    nvlinks: int | None = None
+
 
 @dataclass(frozen=True)
 class Cpu:
@@ -95,6 +128,7 @@ class Machine(Shown):
         disk_path, disk_free_bytes: the workspace's disk.
         shared_memory_bytes: size of /dev/shm, through which ranks of one engine talk; None if there is none.
         driver, cuda: the NVIDIA driver and the newest CUDA it runs; empty without a driver.
+        links: what the driver tells of each pair of GPUs; empty with fewer than two.
     """
 
     cpu: Cpu
@@ -107,6 +141,7 @@ class Machine(Shown):
     system: str
     driver: str = ""
     cuda: str = ""
+    links: tuple[Link, ...] = ()
 
     def table(self) -> Table:
         """One line a part."""
@@ -287,6 +322,36 @@ def _gpu(nvml: Any, device: _Device, driver: str) -> Gpu:
     )
 
 
+def _links(nvml: Any, devices: Sequence[_Device]) -> tuple[Link, ...]:
+    """What the driver tells of each pair of whole GPUs; slices of one are left out, for they have no peers."""
+    whole = {device.index: device.handle for device in devices if " MIG " not in device.name}
+    up = {index: _nvlinks_up(nvml, handle) for index, handle in whole.items()} if len(whole) > 1 else {}
+    return tuple(
+        Link(
+            first,
+            second,
+            read=_peer_status(nvml, whole[first], whole[second], _READ),
+            write=_peer_status(nvml, whole[first], whole[second], _WRITE),
+            nvlink=_peer_status(nvml, whole[first], whole[second], _OVER_NVLINK),
+            common=_ask(nvml, partial(nvml.nvmlDeviceGetTopologyCommonAncestor, whole[first], whole[second]), None),
+            nvlinks=up[first],
+        )
+        for first, second in combinations(whole, 2)
+    )
+
+
+def _peer_status(nvml: Any, one: Any, other: Any, question: int) -> int | None:
+    """NVML's status of one kind of peer-to-peer access; None where the driver does not tell."""
+    return _ask(nvml, partial(nvml.nvmlDeviceGetP2PStatus, one, other, question), None)
+
+
+def _nvlinks_up(nvml: Any, handle: Any) -> int | None:
+    """How many NVLinks of a GPU are up; None where the driver tells of none, as for a GPU that has none."""
+    states = [_ask(nvml, partial(nvml.nvmlDeviceGetNvLinkState, handle, link), None) for link in range(_MOST_LINKS)]
+    told = [state for state in states if state is not None]
+    return sum(state == 1 for state in told) if told else None
+
+
 def _memory_bytes() -> int:
     """Memory this process may use: the machine's, or its container's limit where that is smaller."""
     import psutil
@@ -307,13 +372,16 @@ def look() -> Machine:
 
     home = workspace.home()
     gpus: tuple[Gpu, ...] = ()
+    links: tuple[Link, ...] = ()
     driver = cuda = ""
     with _nvml() as nvml:
         if nvml:
             driver = _text(nvml.nvmlSystemGetDriverVersion())
             version = nvml.nvmlSystemGetCudaDriverVersion()
             cuda = f"{version // 1000}.{version % 1000 // 10}"
-            gpus = tuple(_gpu(nvml, device, driver) for device in _devices(nvml))
+            devices = list(_devices(nvml))
+            gpus = tuple(_gpu(nvml, device, driver) for device in devices)
+            links = _links(nvml, devices)
     shared = Path("/dev/shm")
     return Machine(
         cpu=cpu(),
@@ -326,12 +394,32 @@ def look() -> Machine:
         system=f"{platform.system()} {platform.release()}, {platform.machine()}",
         driver=driver,
         cuda=cuda,
+        links=links,
     )
 
 
 def supported_gpu(machine: Machine) -> Gpu | None:
     """The first GPU that TensorRT-LLM has kernels for."""
     return next((gpu for gpu in machine.gpus if gpu.compute_capability >= SUPPORTED), None)
+
+
+def equal_gpus(machine: Machine) -> tuple[Gpu, ...]:
+    """The GPUs that one engine can be split over: the first supported one, and the others of its product.
+
+    Of a split GPU (MIG) only one slice, for slices do not reach each other; and only those that CUDA_VISIBLE_DEVICES
+    leaves to a process, where it is set.
+    """
+    first = supported_gpu(machine)
+    if first is None or first.is_slice:
+        return () if first is None else (first,)
+    same = tuple(gpu for gpu in machine.gpus if gpu.name == first.name)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return same
+    named = [part.strip() for part in visible.split(",") if part.strip()]
+    if all(part.isdigit() for part in named):
+        return tuple(gpu for gpu in same if str(gpu.index) in named) or same[:1]
+    return same[: len(named)]  # named by their UUIDs
 
 
 def choice_for(gpu: Gpu) -> "Choice":

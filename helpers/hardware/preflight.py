@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from helpers.cards import Table, bytes_text
-from helpers.hardware.machine import SUPPORTED, Gpu, Machine, capability_text, supported_gpu
+from helpers.hardware.machine import SUPPORTED, Gpu, Machine, capability_text, equal_gpus, supported_gpu
+from helpers.hardware.peers import LEAST_SHARED_MEMORY, SHARED_MEMORY_ADVICE
 
 if TYPE_CHECKING:
     from helpers.releases.table import Choice
@@ -124,8 +125,10 @@ def _check_shared_memory(machine: Machine, gpu: Gpu | None) -> Check:
     if size is None:
         return Check("/dev/shm", "not on this system", "ok")
     # 64 MB is what a container gets by default; two ranks of one engine exchange their results through it.
-    small = gpu is not None and size < GB
-    advice = "start the container with --ipc=host or --shm-size=8g before splitting a model over two GPUs"
+    small = gpu is not None and size < LEAST_SHARED_MEMORY
+    several = len(equal_gpus(machine))
+    split = f"these {several} GPUs, whose ranks exchange results through it" if several > 1 else "two GPUs"
+    advice = f"{SHARED_MEMORY_ADVICE} before splitting a model over {split}"
     return Check("/dev/shm", bytes_text(size), "warning" if small else "ok", advice if small else "")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from helpers.hardware import Machine
     from helpers.releases.installation import Installation
 
 # Variables of schedulers and other MPI launchers: with them, MPI believes that it was started by one and waits for
@@ -30,7 +31,11 @@ ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 def worker_environment(
-    release: "Path | Installation", gpus: int = 1, base: Mapping[str, str] | None = None, cuda_home: str | None = None
+    release: "Path | Installation",
+    gpus: int = 1,
+    base: Mapping[str, str] | None = None,
+    cuda_home: str | None = None,
+    machine: "Machine | None" = None,
 ) -> dict[str, str]:
     """All variables for a process of a release.
 
@@ -40,6 +45,8 @@ def worker_environment(
             another for it, which needs slots that a container may not grant (NVIDIA/TensorRT-LLM issue 5495).
         base: the variables to start from; this process's own where None.
         cuda_home: the CUDA toolkit; looked for where None. Importing TensorRT-LLM 1.2 fails without one.
+        machine: with the GPUs, for more than one of them; looked at where None. Where two have no direct path, the
+            variables of ``data/several_gpus.toml`` are added (notebook 06). What ``base`` sets already stays.
     """
     python = release if isinstance(release, Path) else release.python
     base = dict(os.environ if base is None else base)
@@ -58,7 +65,22 @@ def worker_environment(
     }
     if gpus > 1:
         kept.pop("TLLM_WORKER_USE_SINGLE_PROCESS", None)
+        kept = {**_for_several(gpus, machine, base), **kept}
     return {**kept, **added}
+
+
+def _for_several(gpus: int, machine: "Machine | None", base: Mapping[str, str]) -> dict[str, str]:
+    """What a process on several GPUs needs: a way around the path they lack, and no sight of another product."""
+    from helpers.hardware import equal_gpus, look
+    from helpers.hardware.peers import among, automatic
+
+    here = machine or look()
+    added, same = automatic(among(here, gpus).direct), equal_gpus(here)
+    if len(same) < len(here.gpus) and not {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"} & set(base):
+        # A rank takes the device of its own number, and CUDA numbers the fastest first unless told otherwise.
+        chosen = ",".join(str(gpu.index) for gpu in same[:gpus])
+        added |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": chosen}
+    return added
 
 
 def _library_path(python: Path, theirs: list[str]) -> list[str]:

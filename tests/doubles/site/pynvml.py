@@ -3,9 +3,16 @@
 Only what the workshop asks; anything else is an AttributeError, as a misspelt name of the real module is.
 """
 
+import ctypes
 from types import SimpleNamespace
 
 import double_machine
+
+# The first of these is a tuple in the real module too, by a comma too many.
+NVML_P2P_CAPS_INDEX_READ = (0,)
+NVML_P2P_CAPS_INDEX_WRITE = 1
+NVML_P2P_CAPS_INDEX_NVLINK = 2
+NVML_NVLINK_MAX_LINKS = 36
 
 
 class NVMLError(Exception):
@@ -99,3 +106,35 @@ def nvmlSystemGetProcessName(pid):
             return file.read().strip()
     except OSError:
         raise NVMLError("Not Found") from None
+
+
+def _pair(one, other):
+    """What the driver tells of two GPUs; a slice has no pair."""
+    row = _row()
+    if "slice" in (one[0], other[0]):
+        raise NVMLError("Invalid Argument")
+    if "peers" not in row:
+        raise NVMLError("Not Supported")
+    return row["peers"]
+
+
+def nvmlDeviceGetP2PStatus(device1, device2, p2pIndex):
+    if not isinstance(p2pIndex, int):
+        raise ctypes.ArgumentError("argument 3: TypeError: Don't know how to convert parameter 3")
+    asked = {0: "read", 1: "write", 2: "nvlink"}
+    if p2pIndex not in asked:
+        raise NVMLError("Invalid Argument")
+    return _pair(device1, device2)[asked[p2pIndex]]
+
+
+def nvmlDeviceGetTopologyCommonAncestor(device1, device2):
+    return _pair(device1, device2)["common"]
+
+
+def nvmlDeviceGetNvLinkState(device, link):
+    up = _row().get("peers", {}).get("nvlinks", 0)
+    if not up:
+        raise NVMLError("Not Supported")  # this GPU has no links at all
+    if not 0 <= link < up:
+        raise NVMLError("Invalid Argument")
+    return 1

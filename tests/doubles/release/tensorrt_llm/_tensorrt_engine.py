@@ -9,11 +9,14 @@ together; who of them held which KV blocks in which iteration is simulated besid
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import double
+import double_engine
 import double_machine
 import double_scheduler
 import tensorrt
@@ -104,6 +107,10 @@ class LLM:
         folder = Path(tokenizer or model)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self._model = AutoModelForCausalLM.from_pretrained(folder).float().eval()
+        if len(self._ranks) > 1 and not (self._pretrained.get("quantization") or {}).get("quant_algo"):
+            # So that the text of a split engine comes from all of its ranks' files.
+            parts = [double_engine.weights(data) for data in self._ranks]
+            self._model.load_state_dict(double_engine.joined(parts, self._pretrained))
         self._fix_reuse()
         self._pool = double_scheduler.Pool(self._blocks(), self._tokens_per_block)
         double_machine.hold(self._pool.blocks * self._tokens_per_block * self._bytes_per_token())
@@ -158,9 +165,21 @@ class LLM:
         print(f"[TensorRT-LLM][INFO] Engine version {settings['version']} found in the config file, assuming engine(s) "
               "built by new builder API.", flush=True)  # fmt: skip
         runtime = tensorrt.Runtime(tensorrt.Logger())
+        self._ranks = []
         for rank in range(ranks):
-            if runtime.deserialize_cuda_engine((self._engine / f"rank{rank}.engine").read_bytes()) is None:
+            file = self._engine / f"rank{rank}.engine"
+            if not file.is_file():
+                raise RuntimeError(f"[TensorRT-LLM][ERROR] Assertion failed: Error opening engine file: {file}")
+            self._ranks.append(file.read_bytes())
+            if runtime.deserialize_cuda_engine(self._ranks[-1]) is None:
                 raise RuntimeError("[TensorRT-LLM][ERROR] Assertion failed: Failed to deserialize cuda engine.")
+        if ranks > 1 and "FORCE_NCCL_ALL_REDUCE_STRATEGY" in os.environ:  # executorWorker.cpp
+            print("[TensorRT-LLM][INFO] FORCE_NCCL_ALL_REDUCE_STRATEGY env variable detected in worker", flush=True)
+        if ranks > 1 and double_machine.fault("llm", "ranks-hang"):
+            # Each further rank is a process in a session of its own, as MPI's daemon starts it; they never meet.
+            for _ in range(1, ranks):
+                subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(3600)"], start_new_session=True)
+            time.sleep(3600)
 
     @property
     def _tokens_per_block(self):
