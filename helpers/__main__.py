@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--kv", help="of the KV cache: fp16, fp8 or int8 (default: what goes best with the weights)"
         )
+        command.add_argument("--tp-size", type=int, default=1, help="number of GPUs to split it over (default: 1)")
     build.add_argument("--checkpoint", action="store_true", help="also make the TensorRT-LLM checkpoint")
     build.add_argument(
         "--from-checkpoint", metavar="FOLDER", help="build from a checkpoint copied from elsewhere (GPU)"
@@ -78,13 +79,13 @@ def build(arguments: argparse.Namespace) -> None:
     engine = (
         toolchain.build(model, made=checkpoint.load(copied))
         if copied
-        else toolchain.build(model, arguments.precision, kv)
+        else toolchain.build(model, arguments.precision, kv, tp_size=arguments.tp_size)
     )
     if arguments.command == "generate":
         toolchain.generate(engine, arguments.prompt or checkpoint.PROMPT, arguments.max_tokens)
     elif arguments.checkpoint:
         # An engine of the CPU may have a KV cache that no checkpoint has: AUTO is what a GPU would build.
-        base.quantized(model, engine.precision, kv)
+        base.quantized(model, engine.precision, kv, tp_size=engine.tp_size)
 
 
 def run(arguments: argparse.Namespace) -> int:

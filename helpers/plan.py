@@ -16,8 +16,10 @@ from helpers import checkpoint, hardware, memory, models, releases
 from helpers.cards import Shown, bytes_text
 from helpers.errors import WorkshopError
 from helpers.hardware import Datasheet
+from helpers.hardware.peers import automatic
 from helpers.releases import Release
 from helpers.toolchains import tensorrt_llm
+from helpers.toolchains.base import engine_folder
 from helpers.toolchains.choices import CHECKPOINTS, TITLES, kv_of
 from helpers.toolchains.tensorrt_llm import commands
 from helpers.toolchains.tensorrt_llm.sizes import Sizes, engine_sizes
@@ -122,6 +124,11 @@ def make(
             not fit; says what to do instead.
     """
     sheet = hardware.by_key(gpu)
+    if sheet.slice_of and tp_size > 1:
+        raise WorkshopError(
+            f"A model cannot be split over slices of a split GPU ({sheet.name}): they do not reach each other. Choose "
+            f"tp_size 1, or the whole GPU: {sheet.slice_of!r}."
+        )
     offered = tensorrt_llm.choices(gpu)
     chosen = precision or offered.eight_bit
     offered.require(chosen)
@@ -132,7 +139,7 @@ def make(
     sizes = engine_sizes(subject.shape, subject.name, made_from, kv, sheet.memory_bytes, sheet.name, tp_size)
     several = f" on {tp_size} GPUs" if tp_size > 1 else ""
     steps = (
-        _settings(),
+        _settings(sheet, tp_size),
         _install(fitting),
         *([_download(subject)] if subject.repository else []),
         _checkpoint(subject, fitting, made_from, kv, tp_size),
@@ -147,23 +154,26 @@ def make(
     )
 
 
-def step(kind: str, precision: str = "fp16", gpu: str = DEFAULT_GPU, model: str | None = None) -> Plan:
+def step(
+    kind: str, precision: str = "fp16", gpu: str = DEFAULT_GPU, model: str | None = None, tp_size: int = 1
+) -> Plan:
     """One step of a plan, for a notebook: what this cell runs on a pod.
 
     Args:
         kind: see :class:`Step`.
         precision: the engine's.
-        gpu, model: see :func:`make`.
+        gpu, model, tp_size: see :func:`make`.
 
     Raises:
         WorkshopError: as :func:`make`, or no such step.
     """
-    whole = make(gpu, precision, model)
+    whole = make(gpu, precision, model, tp_size=tp_size)
     found = tuple(s for s in whole.steps if s.kind == kind)
     if not found:
         there = ", ".join(dict.fromkeys(s.kind for s in whole.steps))
         raise WorkshopError(f"A plan has no step {kind!r}. Choose one of {there}.")
-    return Plan(f"On a pod with one {hardware.by_key(gpu).name}, this step runs:", found)
+    pod = f"one {hardware.by_key(gpu).name}" if tp_size == 1 else f"{tp_size} GPUs, {hardware.by_key(gpu).name}"
+    return Plan(f"On a pod with {pod}, this step runs:", found)
 
 
 def _release(sheet: Datasheet, wanted: str | None) -> Release:
@@ -222,14 +232,17 @@ def _paths(subject: _Subject, precision: str, tp_size: int) -> tuple[str, str]:
     """Folders of the checkpoint and of the engine."""
     made_from, kv = CHECKPOINTS[precision], kv_of(precision)
     made = f"{HOME}/checkpoints/{subject.folder}/{checkpoint.folder_name(made_from, kv, tp_size)}"
-    return made, f"{HOME}/engines/{subject.folder}/{tensorrt_llm.name}-{precision}"
+    return made, f"{HOME}/engines/{subject.folder}/{engine_folder(tensorrt_llm.name, precision, kv, kv, tp_size)}"
 
 
-def _settings() -> Step:
-    home = "export WORKSHOP_HOME=/workspace/trtllm-workshop"
-    worker = "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 TLLM_WORKER_USE_SINGLE_PROCESS=1"
-    cuda = 'export CUDA_HOME="${CUDA_HOME:-/usr/local/cuda}"'
-    return Step("settings", "In the repository's folder; set once in a terminal", (home, cuda, worker))
+def _settings(sheet: Datasheet, tp_size: int) -> Step:
+    lines = ["export WORKSHOP_HOME=/workspace/trtllm-workshop", 'export CUDA_HOME="${CUDA_HOME:-/usr/local/cuda}"']
+    worker = "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
+    lines.append(worker if tp_size > 1 else f"{worker} TLLM_WORKER_USE_SINGLE_PROCESS=1")
+    # On a pod the driver is asked; here only what is published is known.
+    chosen = automatic(False if tp_size > 1 and sheet.peer_to_peer == "none" else None)
+    lines += [f"export {' '.join(f'{name}={value}' for name, value in chosen.items())}"] if chosen else []
+    return Step("settings", "In the repository's folder; set once in a terminal", tuple(lines))
 
 
 def _install(release: Release) -> Step:

@@ -93,6 +93,31 @@ def test_two_ranks_are_half_each(gpu):
     assert any("--tp-size 2" in " ".join(words) for step in two.steps for words in words_of(step))
 
 
+def test_two_gpus_have_folders_of_their_own_and_what_the_lack_of_a_direct_path_needs():
+    by_kind = {step.kind: step for step in plan.make("rtx-4090", "fp16", tp_size=2).steps}
+    assert by_kind["engine"].makes.endswith("/tensorrt_llm-fp16-tp2")
+    [serve] = words_of(by_kind["serve"])
+    assert serve[serve.index("serve") + 1] == by_kind["engine"].makes
+    assert serve[serve.index("--tp_size") + 1] == "2"
+    settings = "\n".join(by_kind["settings"].lines)
+    assert "export NCCL_P2P_DISABLE=1 FORCE_NCCL_ALL_REDUCE_STRATEGY=1" in settings
+    assert "TLLM_WORKER_USE_SINGLE_PROCESS" not in settings
+    nvlink = str(plan.make("h200", "fp16", tp_size=2).steps[0].lines)
+    assert "NCCL" not in nvlink and "TLLM_WORKER_USE_SINGLE_PROCESS" not in nvlink
+    assert "TLLM_WORKER_USE_SINGLE_PROCESS=1" in str(plan.make("rtx-4090", "fp16").steps[0].lines)
+
+
+def test_a_notebook_shows_one_step_for_two_gpus():
+    shown = str(plan.step("engine", tp_size=2))
+    assert "On a pod with 2 GPUs, GeForce RTX 4090" in shown
+    assert "--workers 2" in shown and "fp16-tp2" in shown
+
+
+def test_slices_of_a_split_gpu_are_no_peers():
+    with pytest.raises(WorkshopError, match=r"slices of a split GPU .*whole GPU"):
+        plan.make("h100-mig-3g.40gb", "fp16", tp_size=2)
+
+
 def test_the_plan_says_what_the_memory_planner_says():
     made = memory.fit("TinyLlama", "rtx-4090", "fp8", "fp8")
     [said] = [note for note in plan.make("rtx-4090", "fp8").notes if note.startswith("predicted")]

@@ -353,6 +353,169 @@ def test_an_a10g_has_an_int8_cache_beside_int8_weights_and_no_fp8_one(on, homes,
     assert not (homes / "a10g" / "checkpoints" / "bundled" / "fp16-kv-fp8-tp1").exists()
 
 
+# --- Two GPUs: the workspace of the pod with one of them, whose checkpoints are there already ----------
+
+TWO_GPUS = """
+import json, shutil, sys
+from pathlib import Path
+from helpers import checkpoint, models, toolchains
+from helpers.toolchains.batching import Load
+whole = shutil.disk_usage
+shutil.disk_usage = lambda place: whole(place)._replace(**({"total": 2**26} if str(place) == "/dev/shm" else {}))
+toolchain, model = toolchains.best(), models.find("bundled")
+engines = [toolchain.build(model, "fp16", tp_size=ranks) for ranks in toolchain.ranks(model)]
+two, one_rank = engines[-1], checkpoint.make(model, silent=True)
+answer = toolchain.generate(two, checkpoint.PROMPT, max_tokens=24)
+class Short:  # fewer texts to score
+    HELD_OUT = Path(sys.argv[1])
+    __getattr__ = lambda self, name: getattr(checkpoint, name)
+toolchain.checkpoint = Short()
+nll = toolchain.score(two)
+run = toolchain.batch(two, 4 * 98_304, Load(requests=2, prompt_tokens=16, new_tokens=8, rounds=1))
+print(json.dumps({
+    "folders": [engine.path.name for engine in engines], "text": answer.text, "title": answer.engine,
+    "one": one_rank.text.removeprefix(checkpoint.PROMPT), "log": open(dict(answer.details)["log"]).read(),
+    "about": str(toolchain.about(two)), "operations": sum(toolchain.counts(two).values()), "scored": len(nll),
+    "off": float(abs(nll - one_rank.nll[: len(nll)]).max()), "made": run.tokens,
+    "scoring": sorted(file.name for file in two.path.parent.glob("*-tp2-scoring/rank*")),
+}))
+"""
+
+
+def two_gpus(homes: Path, pythons: dict[str, Path], **more: str) -> dict[str, str]:
+    return {**os.environ, **pod("two-4090", homes / "rtx-4090", pythons["1.2.1"], **more)}
+
+
+@pytest.fixture(scope="module")
+def split(on, homes, pythons, tmp_path_factory) -> dict:
+    """What two GPUs of a pod made and told."""
+    on("rtx-4090", "check")
+    short = tmp_path_factory.mktemp("texts") / "short.jsonl"
+    lines = (workspace.DATA / "heldout.jsonl").read_text().splitlines(keepends=True)
+    short.write_text("".join(lines[:2]))
+    command = [sys.executable, "-c", TWO_GPUS, str(short)]
+    done = subprocess.run(
+        command, cwd=workspace.REPOSITORY, env=two_gpus(homes, pythons), capture_output=True, text=True
+    )
+    return {**batched(done), "said": done.stdout}
+
+
+def test_two_gpus_build_an_engine_of_two_ranks_that_writes_what_one_writes(split, homes):
+    assert split["folders"] == ["tensorrt_llm-fp16", "tensorrt_llm-fp16-tp2"]
+    assert split["title"] == "FP16, 2 GPUs"
+    assert len(split["text"]) > 20 and split["one"].startswith(split["text"])
+    folder, manifest = engine_of(homes, "rtx-4090", "fp16-tp2")
+    assert sorted(file.name for file in folder.glob("rank*")) == ["rank0.engine", "rank1.engine"]
+    assert json.loads((folder / "config.json").read_text())["pretrained_config"]["mapping"]["tp_size"] == 2
+    assert manifest.command[manifest.command.index("--workers") + 1] == "2"
+    assert manifest.options["tp_size"] == 2 and "2 GPUs" in manifest.title
+    assert "2 GPUs, a rank on each" in split["about"]
+
+
+def test_two_ranks_without_a_direct_path_run_with_the_settings_for_it_and_a_warning_of_little_shared_memory(split):
+    assert "ranks: 2 start" in split["log"] and "ranks: 2 answered" in split["log"]
+    assert "FORCE_NCCL_ALL_REDUCE_STRATEGY env variable detected" in split["log"]
+    assert split["said"].count("Warning: /dev/shm has 67.11 MB, and 2 ranks exchange results through it.") == 3
+
+
+def test_two_ranks_are_scored_counted_and_loaded_together(split):
+    assert split["scored"] > 50 and split["off"] < 0.02
+    assert split["scoring"] == ["rank0.engine", "rank1.engine"]
+    assert split["operations"] > 0 and split["made"] > 0
+
+
+REFUSED = """
+import json, os, shutil, sys
+from pathlib import Path
+from tensorrt_llm._tensorrt_engine import LLM
+engine, copy, model, prompt = sys.argv[1:]
+def caught(folder, ranks):
+    try:
+        LLM(model=folder, tokenizer=model, tensor_parallel_size=ranks)
+    except Exception as problem:
+        return f"{type(problem).__name__}: {problem}"
+shutil.copytree(engine, copy)
+Path(copy, "rank1.engine").unlink()
+told = [caught(engine, 3), caught(copy, 2)]
+os.environ["DOUBLE_MACHINE"] = "rtx-4090"
+told.append(caught(engine, 2))
+os.environ["DOUBLE_MACHINE"] = "two-4090"
+shutil.copy(Path(copy, "rank0.engine"), Path(copy, "rank1.engine"))
+from tensorrt_llm import SamplingParams
+with LLM(model=copy, tokenizer=model, tensor_parallel_size=2) as llm:
+    told.append(llm.generate(prompt, SamplingParams(max_tokens=24)).outputs[0].text)
+print(json.dumps(told))
+"""
+
+
+def test_the_double_needs_the_files_of_both_ranks_and_two_gpus(split, homes, pythons, tmp_path):
+    from helpers.checkpoint import PROMPT
+
+    folder, _ = engine_of(homes, "rtx-4090", "fp16-tp2")
+    words = [pythons["1.2.1"], "-c", REFUSED, folder, tmp_path / "engine", workspace.DATA / "model", PROMPT]
+    environment = {name: value for name, value in two_gpus(homes, pythons).items() if name != "PYTHONPATH"}
+    done = subprocess.run([str(word) for word in words], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    three, missing, one_gpu, twice = json.loads(done.stdout.splitlines()[-1])
+    assert "tp_size 3 is not consistent with the engine's tp_size 2" in three
+    assert "Error opening engine file" in missing and "rank1.engine" in missing
+    assert "invalid device ordinal" in one_gpu
+    assert twice != split["text"]  # one rank's part twice is another model
+
+
+def test_one_gpu_refuses_two_ranks_to_build_and_to_load(on, split):
+    done = on("rtx-4090", "build", "--tp-size", "2")
+    assert done.returncode == 1
+    assert "needs 2 GPUs of one product, and here is 1 NVIDIA GeForce RTX 4090. Choose tp_size from [1]" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def left(state: str) -> list[int]:
+    """The processes that still run with this state of the driver's double in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("DOUBLE_STATE") == state and runs(process.pid):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+HANGING = """
+from helpers import models, toolchains
+toolchain = toolchains.best()
+toolchain._LOAD_LIMIT = 4.0
+toolchain.generate(toolchain.build(models.find("bundled"), "fp16", tp_size=2), "Born in", 4)
+"""
+
+
+def test_ranks_that_never_meet_end_at_the_limit_with_cause_and_remedy_and_leave_nothing(split, homes, pythons):
+    environment = two_gpus(homes, pythons, DOUBLE_FAULT="llm:ranks-hang", DOUBLE_STATE=str(homes / "hanging"))
+    done = python(environment, HANGING)
+    assert done.returncode == 1
+    assert "took longer than its limit of 4 s" in done.stderr
+    assert "Cause: The ranks never finished an exchange with each other" in done.stderr
+    assert "Remedy: Set NCCL_P2P_DISABLE=1" in done.stderr
+    assert left(str(homes / "hanging")) == []
+
+
+def test_killing_the_notebook_while_ranks_run_leaves_none_of_them(split, homes, pythons):
+    state = str(homes / "killed")
+    environment = two_gpus(homes, pythons, DOUBLE_FAULT="llm:ranks-hang", DOUBLE_STATE=state)
+    command = [sys.executable, "-m", "helpers", "generate", "--tp-size", "2", "--max-tokens", "4"]
+    notebook = subprocess.Popen(
+        command, cwd=workspace.REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        # The notebook, the keeper, the worker, and the second rank.
+        until(lambda: len(left(state)) >= 4, 60, "the start of both ranks")
+    finally:
+        notebook.send_signal(signal.SIGKILL)
+        notebook.wait()
+    until(lambda: not left(state), 5, "the end of both ranks")
+
+
 def test_operations_are_counted_by_tensorrts_inspector(on, homes, pythons):
     code = (
         "from helpers import models, toolchains\n"

@@ -56,9 +56,19 @@ class Engine(Artifact):
         return str(self.manifest.options["precision"])
 
     @property
+    def tp_size(self) -> int:
+        """Number of ranks, each on a GPU of its own; 1 for a whole engine."""
+        return int(self.manifest.options.get("tp_size", 1))
+
+    @property
     def title(self) -> str:
-        """The precision, as a person writes it."""
-        return TITLES[self.precision]
+        """The precision, as a person writes it, and the number of GPUs where it is split over several."""
+        return TITLES[self.precision] + self._over
+
+    @property
+    def _over(self) -> str:
+        """What a title adds for an engine that is split."""
+        return f", {self.tp_size} GPUs" if self.tp_size > 1 else ""
 
     @property
     def kv(self) -> str | None:
@@ -68,7 +78,7 @@ class Engine(Artifact):
     @property
     def full_title(self) -> str:
         """The precisions of weights and KV cache, as a person writes them."""
-        return checkpoint.full_title(self.title, self.kv)
+        return checkpoint.full_title(TITLES[self.precision], self.kv) + self._over
 
     @cached_property
     def graph(self) -> dict[str, Any]:
@@ -105,8 +115,12 @@ class Toolchain(Protocol):
         """Which KV caches this machine's engines can have, beside which weights, and what each gives up."""
         ...
 
-    def build(self, model: Model, precision: str = "fp16", kv: str | None = AUTO) -> Engine:
-        """Compile a model for this machine, as a stage."""
+    def build(self, model: Model, precision: str = "fp16", kv: str | None = AUTO, tp_size: int = 1) -> Engine:
+        """Compile a model for this machine, split over ``tp_size`` GPUs, as a stage."""
+        ...
+
+    def ranks(self, model: Model) -> list[int]:
+        """The numbers of GPUs that this machine can run the model's engine on, smallest first; ``[1]`` on a CPU."""
         ...
 
     def batch(self, engine: Engine, budget: int, load: Load | None = None) -> BatchRun:
@@ -153,17 +167,31 @@ def require_fit(toolchain: Any, engine: Engine) -> None:
         raise WorkshopError(why)
 
 
-def rebuild_command(engine: Engine) -> str:
-    """The command that builds an engine again, to paste into a terminal."""
+def rebuild_command(engine: Engine, tp_size: int | None = None) -> str:
+    """The command that builds an engine again, to paste into a terminal.
+
+    Args:
+        engine: what to build again.
+        tp_size: over so many GPUs; None for as many as it has.
+    """
     command = ["python", "-m", "helpers", "build", engine.manifest.options["model"], "--precision", engine.precision]
     usual = kv_of(engine.precision) if engine.toolchain == "tensorrt_llm" else None
     command += ["--kv", engine.kv or "fp16"] if engine.kv != usual else []
+    ranks = engine.tp_size if tp_size is None else tp_size
+    command += ["--tp-size", str(ranks)] if ranks > 1 else []
     return workspace.shell_text(command)
 
 
-def engine_folder(toolchain: str, precision: str, kv: str | None, usual: str | None) -> str:
-    """The name of an engine's folder, below that of its model; the KV cache is named where it is not the usual one."""
-    return f"{toolchain}-{precision}" + ("" if kv == usual else f"-kv-{kv or 'fp16'}")
+def engine_folder(toolchain: str, precision: str, kv: str | None, usual: str | None, tp_size: int = 1) -> str:
+    """The name of an engine's folder, below that of its model: its KV cache and its ranks where they are not the usual.
+
+    Args:
+        toolchain, precision, kv: of the engine.
+        usual: the KV cache that goes unnamed.
+        tp_size: number of ranks; one goes unnamed.
+    """
+    named = f"{toolchain}-{precision}" + ("" if kv == usual else f"-kv-{kv or 'fp16'}")
+    return named + (f"-tp{tp_size}" if tp_size > 1 else "")
 
 
 def disguised(engine: Engine, **machine: str) -> Engine:
@@ -194,6 +222,9 @@ def about(engine: Engine, refused: str | None, note: str = "") -> Card:
     made = engine.manifest
     facts = {"built for": ", ".join(f"{k} {v}" for k, v in made.machine.items())}
     facts["built by"] = ", ".join(f"{k} {v}" for k, v in made.maker.items())
+    if engine.toolchain == "tensorrt_llm":
+        ranks = engine.tp_size
+        facts["split over"] = f"{ranks} GPUs, a rank on each" if ranks > 1 else "1 GPU: it is whole"
     facts["runs here"] = "no" if refused else "yes"
     return Card(f"{engine.title} engine in {engine.path.name}", facts, note)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from helpers import checkpoint, memory, plots, stage, workspace
 from helpers.cards import Card, Picture, Table
+from helpers.errors import WorkshopError
 from helpers.hardware import cpu_identity
 from helpers.models import Model
 from helpers.toolchains import base, batching
@@ -113,7 +114,12 @@ def export(model: Model) -> Artifact:
     )
 
 
-def build(model: Model, precision: str = "fp16", kv: str | None = AUTO) -> Engine:
+def ranks(model: Model) -> list[int]:
+    """The numbers of ranks that an engine can have here: one, for an OpenVINO engine runs whole on this CPU."""
+    return [1]
+
+
+def build(model: Model, precision: str = "fp16", kv: str | None = AUTO, tp_size: int = 1) -> Engine:
     """Compile a model for this CPU.
 
     Args:
@@ -121,10 +127,16 @@ def build(model: Model, precision: str = "fp16", kv: str | None = AUTO) -> Engin
         precision: ``fp16``; ``fp8`` (E4M3) or ``int8`` weights and activations of every linear layer but the last,
             calibrated on ``data/calibration``.
         kv: of the KV cache: None for 16 bits, which is also what :data:`AUTO` means here; ``int8``.
+        tp_size: 1; an engine of this toolchain is not split.
 
     Raises:
-        WorkshopError: an unknown precision, a KV cache that cannot be built, or a failed stage.
+        WorkshopError: an unknown precision, a KV cache that cannot be built, another tp_size, or a failed stage.
     """
+    if tp_size != 1:
+        raise WorkshopError(
+            f"An OpenVINO engine runs whole on this CPU, so tp_size is 1 here, not {tp_size!r}: leave it out. What "
+            "splits a model on every machine is helpers.tensor_parallel (notebook 06)."
+        )
     choices().require(precision)
     kv = None if kv == AUTO else kv
     if kv is not None:
@@ -176,7 +188,7 @@ def refusal(engine: Engine) -> str | None:
         return None
     return (
         f"This engine was built for {'; '.join(parts)}, and is not loaded here. Engines are compiled for one machine "
-        f"and one release. Build it again: {rebuild_command(engine)}"
+        f"and one release. Build it again: {rebuild_command(engine, tp_size=1)}"
     )
 
 

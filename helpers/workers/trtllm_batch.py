@@ -75,6 +75,8 @@ def main() -> None:
     """Load the engine with a small KV cache, run the load, and write what happened."""
     arguments = parse()
     print("@progress 0/1 importing TensorRT-LLM and loading the engine", flush=True)
+    if arguments.tp_size > 1:
+        print(f"ranks: {arguments.tp_size} start", flush=True)  # with "answered", tells a hang in the first exchange
     from tensorrt_llm import SamplingParams
     from tensorrt_llm._tensorrt_engine import LLM
     from tensorrt_llm.llmapi import CapacitySchedulerPolicy, KvCacheConfig, SchedulerConfig
@@ -97,6 +99,8 @@ def main() -> None:
         scheduler_config=scheduler,
     ) as llm:
         llm.generate_async(prompts[0], SamplingParams(max_tokens=2, ignore_eos=True)).result()  # warm-up
+        if arguments.tp_size > 1:
+            print(f"ranks: {arguments.tp_size} answered", flush=True)
         statistics(llm)
         for number in range(arguments.rounds):
             print(f"@progress {number}/{arguments.rounds} {len(prompts)} requests at once", flush=True)

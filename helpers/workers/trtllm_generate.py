@@ -34,12 +34,15 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def stream(llm: Any, prompt: str, parameters: Any) -> tuple[Any, float]:
+async def stream(llm: Any, prompt: str, parameters: Any, ranks: int) -> tuple[Any, float]:
     """Print the text as it grows; returns the finished completion and the time of the first token."""
     shown, first, completion = "", 0.0, None
     async for output in llm.generate_async(prompt, parameters, streaming=True):
         completion = output.outputs[0]
-        first = first or (time.perf_counter() if completion.token_ids else 0.0)
+        if completion.token_ids and not first:
+            first = time.perf_counter()
+            if ranks > 1:
+                print(f"ranks: {ranks} answered", flush=True)
         # A token can end in the middle of a character: show text only up to the last whole one.
         if len(completion.text) > len(shown) and not completion.text.endswith("\ufffd"):
             tell(piece=completion.text[len(shown) :])
@@ -50,6 +53,8 @@ async def stream(llm: Any, prompt: str, parameters: Any) -> tuple[Any, float]:
 def main() -> None:
     """Load, generate, report."""
     arguments = parse()
+    if arguments.tp_size > 1:
+        print(f"ranks: {arguments.tp_size} start", flush=True)  # with "answered", tells a hang in the first exchange
     from tensorrt_llm import SamplingParams
     from tensorrt_llm._tensorrt_engine import LLM
     from tensorrt_llm.llmapi import KvCacheConfig
@@ -65,7 +70,7 @@ def main() -> None:
         # Greedy is the default of SamplingParams; its default length is 32 tokens, which would cut an answer short.
         parameters = SamplingParams(max_tokens=arguments.max_tokens, ignore_eos=arguments.ignore_eos)
         loaded = time.perf_counter()
-        completion, first = asyncio.run(stream(llm, arguments.prompt, parameters))
+        completion, first = asyncio.run(stream(llm, arguments.prompt, parameters, arguments.tp_size))
         ended = time.perf_counter()
     tell(
         tokens=len(completion.token_ids),

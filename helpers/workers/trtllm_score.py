@@ -34,9 +34,12 @@ def main() -> None:
     parser.add_argument("--engine", type=Path, required=True)
     parser.add_argument("--tokenizer", required=True, help="folder of the Hugging Face model")
     parser.add_argument("--held-out", type=Path, required=True, help='JSON lines of {"text": ...}')
+    parser.add_argument("--tp-size", type=int, default=1, help="GPUs that the engine was split over")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     print("@progress 0/1 importing TensorRT-LLM and loading the engine", flush=True)
+    if arguments.tp_size > 1:
+        print(f"ranks: {arguments.tp_size} start", flush=True)  # with "answered", tells a hang in the first exchange
     from tensorrt_llm import SamplingParams
     from tensorrt_llm._tensorrt_engine import LLM
     from tensorrt_llm.llmapi import KvCacheConfig
@@ -50,12 +53,19 @@ def main() -> None:
     parameters = SamplingParams(max_tokens=1, return_context_logits=True)
     parts: list[np.ndarray] = []
     cache = KvCacheConfig(enable_block_reuse=False, free_gpu_memory_fraction=0.5)
-    with LLM(model=str(arguments.engine), tokenizer=arguments.tokenizer, kv_cache_config=cache) as llm:
+    with LLM(
+        model=str(arguments.engine),
+        tokenizer=arguments.tokenizer,
+        tensor_parallel_size=arguments.tp_size,
+        kv_cache_config=cache,
+    ) as llm:
         for start in range(0, len(ids), ROWS):
             print(f"@progress {start}/{len(ids)} perplexity on held-out text", flush=True)
             chosen = ids[start : start + ROWS]
             prompts = [{"prompt_token_ids": row} for row in chosen]
             outputs = llm.generate(prompts, parameters, use_tqdm=False)
+            if arguments.tp_size > 1 and not parts:
+                print(f"ranks: {arguments.tp_size} answered", flush=True)
             parts += [
                 likelihoods(out.context_logits, row, vocabulary) for out, row in zip(outputs, chosen, strict=True)
             ]

@@ -190,6 +190,7 @@ def test_every_call_in_a_worker_is_one_that_the_release_takes(release, worker):
         ("trtllm_generate.py", "max_tokens=arguments", "max_token=arguments"),
         ("trtllm_generate.py", "tensor_parallel_size=", "tp_size="),
         ("trtllm_score.py", "enable_block_reuse=", "block_reuse="),
+        ("trtllm_score.py", "tensor_parallel_size=", "tp_size="),
         ("trtllm_generate.py", "enable_block_reuse=", "block_reuse="),
         ("trtllm_batch.py", "max_tokens=arguments.blocks", "max_blocks=arguments.blocks"),
         ("trtllm_batch.py", "enable_block_reuse=", "block_reuse="),
@@ -219,14 +220,23 @@ def options_taken(worker: str) -> set[str]:
     return set(found)
 
 
+SCORE = commands.score("python", "engine", "model", "texts", "scores", 2)
 BATCH = commands.batch("python", "engine", "model", "texts", Load(), 96, 32, "run", 2)
 GENERATE = commands.generate("python", "engine", "model", "prompt", 8, True, 2, block_reuse=False)
 
 
-@pytest.mark.parametrize("command", [BATCH, GENERATE], ids=["batch", "generate"])
+@pytest.mark.parametrize("command", [BATCH, GENERATE, SCORE], ids=["batch", "generate", "score"])
 def test_a_worker_is_called_with_options_that_it_has(command):
     worker = Path(command[1]).name
     assert set(options_of(command)) == options_taken(worker)
+
+
+@pytest.mark.parametrize("release", OFFERED)
+def test_two_ranks_are_built_by_a_worker_each_served_and_loaded_on_two_gpus(release):
+    assert contract(release).programs["trtllm-build"].parse(BUILD)["workers"] == 2
+    assert contract(release).programs["trtllm-serve"].parse(SERVE[release])["tp_size"] == 2
+    for command in (BATCH, GENERATE, SCORE):
+        assert command[command.index("--tp-size") + 1] == "2"
 
 
 def test_what_an_engine_cannot_do_is_said_and_nothing_else():

@@ -26,6 +26,7 @@ from helpers.toolchains.generation import Generation, converse
 from helpers.toolchains.tensorrt_llm import commands
 from helpers.toolchains.tensorrt_llm.batch import pool_of
 from helpers.toolchains.tensorrt_llm.kv import kv_choices_of, side_effects
+from helpers.toolchains.tensorrt_llm.ranks import ranks_of, refusal_of, require_ranks
 from helpers.toolchains.tensorrt_llm.sizes import engine_sizes, scoring_sizes
 from helpers.toolchains.tensorrt_llm.weights import choices_of
 
@@ -87,7 +88,21 @@ def _product(gpu: str | None) -> tuple[str, tuple[int, int]]:
     return found.name, found.compute_capability
 
 
-def build(model: Model, precision: str = "fp16", kv: str | None = AUTO, made: Checkpoint | None = None) -> Engine:
+def ranks(model: Model) -> list[int]:
+    """The numbers of GPUs that this machine can run the model's engine on: of 1, 2, 4 and 8 what heads and GPUs allow.
+
+    Only GPUs of one product count, for an engine is compiled for one.
+    """
+    return ranks_of(memory.Shape.of(model.config), hardware.look())
+
+
+def build(
+    model: Model,
+    precision: str = "fp16",
+    kv: str | None = AUTO,
+    tp_size: int = 1,
+    made: Checkpoint | None = None,
+) -> Engine:
     """Build an engine for this GPU from the model's TensorRT-LLM checkpoint, which is made if it is not there.
 
     Args:
@@ -95,29 +110,36 @@ def build(model: Model, precision: str = "fp16", kv: str | None = AUTO, made: Ch
         precision: a key of :data:`CHECKPOINTS`.
         kv: of the KV cache: ``fp8``, ``int8``, None for 16 bits; :data:`AUTO` for FP8 beside FP8 weights, else 16 bits.
             What the others give up, :func:`kv_choices` says.
-        made: a checkpoint of this model from elsewhere, to build from instead; its precisions then count.
+        tp_size: number of ranks, each on a GPU of its own (notebook 06); :func:`ranks` says what can be had here.
+        made: a checkpoint of this model from elsewhere, to build from instead; its precisions and ranks then count.
 
     Raises:
-        WorkshopError: the GPU has no such precision, the model does not fit it, or a stage failed.
+        WorkshopError: the GPU has no such precision, the model does not fit it, there are too few GPUs for the ranks,
+            or a stage failed.
     """
+    tp_size = made.tp_size if made is not None else tp_size
+    if tp_size != 1:
+        require_ranks(model.name, memory.Shape.of(model.config), tp_size, hardware.look())
     if made is not None:
         precision = next(p for p, made_from in CHECKPOINTS.items() if made_from == made.precision)
     kv = made.kv if made is not None else kv_of(precision, kv)
     choices().require(precision)
     kv_choices().require(precision, kv)
-    return _built(model, precision, kv, made, scoring=False)
+    return _built(model, precision, kv, tp_size, made)
 
 
-def _built(model: Model, precision: str, kv: str | None, made: Checkpoint | None, scoring: bool) -> Engine:
+def _built(
+    model: Model, precision: str, kv: str | None, tp_size: int, made: Checkpoint | None, scoring: bool = False
+) -> Engine:
     """An engine to generate with, or one that keeps the logits of every token, to score with."""
     installation, gpu = releases.require(), _gpu()
-    source = made or base.quantized(model, precision, kv, silent=True)
+    source = made or base.quantized(model, precision, kv, silent=True, tp_size=tp_size)
     checkpoint.require_readable(source, installation)
     shape = memory.Shape.of(model.config)
     sizes = (
         scoring_sizes(shape)
         if scoring
-        else engine_sizes(shape, model.name, source.precision, kv, gpu.memory_bytes, gpu.name, source.tp_size)
+        else engine_sizes(shape, model.name, source.precision, kv, gpu.memory_bytes, gpu.name, tp_size)
     )
     timings = _timings(installation)
     command = commands.build(
@@ -125,7 +147,7 @@ def _built(model: Model, precision: str, kv: str | None, made: Checkpoint | None
         str(source.path),
         "{out}",
         sizes,
-        source.tp_size,
+        tp_size,
         str(timings) if timings.exists() else None,
         context_logits=scoring,
         paged_context=side_effects(precision, kv).reuse,
@@ -134,27 +156,28 @@ def _built(model: Model, precision: str, kv: str | None, made: Checkpoint | None
     usual = kv_of(precision)
     purpose = "-scoring" if scoring else ""
     what = TITLES[precision] if kv == usual else checkpoint.full_title(TITLES[precision], kv)
+    what += f", {tp_size} GPUs" if tp_size > 1 else ""
     task = _stage(
         installation,
-        source.tp_size,
+        tp_size,
         title=f"Engine of {model.name}, {what}{', for scoring' if scoring else ''}, {title}",
         kind="engine",
         command=command,
         target=workspace.home()
         / "engines"
         / model.folder
-        / f"{base.engine_folder(name, precision, kv, usual)}{purpose}",
+        / f"{base.engine_folder(name, precision, kv, usual, tp_size)}{purpose}",
         options={
             "toolchain": name,
             "model": model.source,
             "precision": precision,
             "kv": kv or "",
-            "tp_size": source.tp_size,
+            "tp_size": tp_size,
             **vars(sizes),
         },
         inputs={"checkpoint": _weights_digest(source), "model": model.digest},
         machine=hardware.identity(),
-        expected=["config.json", *(f"rank{rank}.engine" for rank in range(source.tp_size))],
+        expected=["config.json", *(f"rank{rank}.engine" for rank in range(tp_size))],
         space=3 * source.weight_bytes,
         time_limit=_BUILD_LIMIT,
     )
@@ -224,11 +247,12 @@ def refusal(engine: Engine) -> str | None:
         pairs = [("compute capability", there.get("compute_capability"), here.get("compute_capability"))]
         pairs += [(package, then.get(package), now[package]) for package in now]
         parts = [f"{what} {was} (here: {found})" for what, was, found in pairs if was != found]
+    too_many = refusal_of(engine, hardware.look()) if engine.tp_size > 1 else None
     if not parts:
-        return None
+        return too_many
     return (
         f"This engine was built for {'; '.join(parts)}, and is not loaded here. Engines are compiled for one kind of "
-        f"GPU and one release. Build it again: {rebuild_command(engine)}"
+        f"GPU and one release. Build it again: {rebuild_command(engine, 1 if too_many else None)}"
     )
 
 
@@ -263,6 +287,13 @@ def _model(engine: Engine) -> Model:
     return models.find(str(engine.manifest.options["model"]))
 
 
+def _warn_of_shared_memory(engine: Engine) -> None:
+    """Print one line before ranks meet in a /dev/shm that may be too small for them."""
+    warned = hardware.shared_memory_warning(hardware.look(), engine.tp_size) if engine.tp_size > 1 else ""
+    if warned:
+        print(warned)
+
+
 def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool = False) -> Generation:
     """Continue a prompt greedily, showing the text as it comes.
 
@@ -280,8 +311,8 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
     note = warning(engine)
     if note:
         print(note)
-    installation = releases.require()
-    gpus = int(engine.manifest.options["tp_size"])
+    _warn_of_shared_memory(engine)
+    installation, gpus = releases.require(), engine.tp_size
     command = commands.generate(
         *(str(installation.python), str(engine.path), str(_model(engine).path), prompt),
         *(max_tokens, ignore_eos, gpus, side_effects(engine.precision, engine.kv).reuse),
@@ -314,13 +345,16 @@ def score(engine: Engine) -> Any:
             f"{checkpoint.KV_TITLES[engine.kv]}, so this perplexity is that of the weights alone. The checkpoint's "
             "contains the KV cache's rounding."
         )
-    scoring = _built(model, engine.precision, engine.kv, None, scoring=True)
+    scoring = _built(model, engine.precision, engine.kv, engine.tp_size, None, scoring=True)
+    _warn_of_shared_memory(engine)
     task = _stage(
         installation,
+        engine.tp_size,
         title=f"Perplexity of {model.source}, {engine.full_title}, {title}",
         kind="score",
         command=commands.score(
-            *(str(installation.python), str(scoring.path), str(model.path), str(checkpoint.HELD_OUT), "{out}")
+            *(str(installation.python), str(scoring.path), str(model.path), str(checkpoint.HELD_OUT), "{out}"),
+            engine.tp_size,
         ),
         target=workspace.home() / "scores" / model.folder / engine.path.name,
         inputs={
@@ -350,7 +384,8 @@ def batch(engine: Engine, budget: int, load: Load | None = None) -> BatchRun:
     require_fit(sys.modules[__name__], engine)
     load = load or Load()
     installation, model = releases.require(), _model(engine)
-    gpus = int(engine.manifest.options["tp_size"])
+    gpus = engine.tp_size
+    _warn_of_shared_memory(engine)
     pool = pool_of(engine, memory.Shape.of(model.config), budget, load)
     task = _stage(
         installation,

@@ -40,7 +40,7 @@ def pool_of(engine: Engine, shape: memory.Shape, budget: int, load: Load) -> Poo
     batching.require_load(load, budget, int(engine.manifest.options["max_seq_len"]))
     config = json.loads((engine.path / "config.json").read_text())
     block = int(config["build_config"]["plugin_config"].get("tokens_per_block", 32))
-    each = memory.kv_bytes_per_token(shape, engine.kv, int(engine.manifest.options["tp_size"]))
+    each = memory.kv_bytes_per_token(shape, engine.kv, engine.tp_size)
     # The runtime lowers max_seq_len to what a small cache holds, and counts the last token of an answer in it.
     whole = replace(load, new_tokens=load.new_tokens + 1)
     return Pool(batching.blocks_within(whole, budget, each, block), block, each)

@@ -104,13 +104,10 @@ def generate(
     return [*words, "--ignore-eos"] if ignore_eos else words
 
 
-def score(python: str, engine: str, model: str, held_out: str, scores: str) -> list[str]:
+def score(python: str, engine: str, model: str, held_out: str, scores: str, tp_size: int = 1) -> list[str]:
     """Negative log-likelihood of every held-out token, with an engine that keeps context logits."""
-    return worker(
-        python,
-        "trtllm_score.py",
-        *("--engine", engine, "--tokenizer", model, "--held-out", held_out, "--output", scores),
-    )
+    words = worker(python, "trtllm_score.py", "--engine", engine, "--tokenizer", model, "--held-out", held_out)
+    return [*words, "--tp-size", str(tp_size), "--output", scores]
 
 
 def batch(
