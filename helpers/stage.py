@@ -25,6 +25,8 @@ from helpers.workspace import Artifact, Manifest
 _TELLING = ("error", "exception", "killed", "out of memory", "no space", "not found", "refused", "failed")
 # What a run itself keeps (its log and state) needs about this much disk.
 _LEAST_SPACE = 1_000_000
+# Where in somebody's code it happened: a traceback's lines, and torchrun's for an error file that nobody asked for.
+_PLACES = ('File "', "raise ", "error_file: <N/A>")
 _UNDER_WAY = ("running", "waiting", "publishing")
 
 
@@ -225,6 +227,7 @@ def diagnosis(log: str, why: str = "") -> str:
 def telling_lines(log: str, most: int = 6) -> list[str]:
     """The last few lines of a log that say what went wrong; the very last lines if none stands out."""
     lines = [line.strip() for line in log.splitlines() if line.strip() and not line.startswith("$ ")]
+    lines = [line for line in lines if not line.startswith(_PLACES)]
     outstanding = [line for line in lines if any(word in line.lower() for word in _TELLING)]
     return [line[:300] for line in (outstanding or lines)[-most:]]
 

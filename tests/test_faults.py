@@ -51,6 +51,17 @@ LOGS = {
     "compute 8.9, please rebuild.",
     "NCCL": "pod:1:2 [0] transport.cc:88 NCCL WARN Cuda failure 'peer access is not supported between these "
     "two devices'",
+    "a rank was killed": "E1125 21:16:30.480000 9849 torch/distributed/elastic/multiprocessing/api.py:1002] failed "
+    "(exitcode: -9) local_rank: 1 (pid: 9855) of binary: /usr/bin/python\n"
+    "[rank0]: RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:36513.\n"
+    "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:",
+    "a rank never answered": "[rank0]: RuntimeError: [gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting "
+    "2000ms for recv operation to complete\n"
+    "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:",
+    "a rank went away": "[rank0]: RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer "
+    "[127.0.0.1]:36513. This is typically caused by a remote worker crashing.",
+    "a rank failed": "E1125 21:16:35.988000 9866 torch/distributed/elastic/multiprocessing/api.py:1002] failed "
+    "(exitcode: 1) local_rank: 1 (pid: 9872) of binary: /usr/bin/python",
     "engine taken for a model": "ValueError: Unrecognized model in engines/x. Should have a `model_type` key in its "
     "config.json",
     "tokenizer without its model's settings": "AttributeError: 'NoneType' object has no attribute 'model_type'",
@@ -104,3 +115,43 @@ def test_a_failed_stage_tells_cause_and_remedy_below_its_own_lines():
     assert lines[-2].startswith("Cause: TensorRT-LLM imports MPI")
     assert lines[-1] == "Remedy: As root: apt-get update && apt-get install -y libopenmpi-dev"
     assert any("cannot load MPI library" in line for line in lines[:-2])
+
+
+MEET = "@progress 0/6 starting\n@progress 1/6 first all-reduce: 2 ranks meet\n"
+SUPERVISOR = "stopped: it ran longer than its limit of 600 s"
+CONVERSE = "took longer than its limit of 900 s"
+
+
+@pytest.mark.parametrize("why", [SUPERVISOR, CONVERSE])
+@pytest.mark.parametrize("log", [MEET, "ranks: 2 start\n[TensorRT-LLM][INFO] Rank 0 is using GPU 0\n"])
+def test_ranks_that_never_meet_within_the_limit_are_recognized_with_what_to_set(log, why):
+    told = stage.diagnosis(log, why)
+    assert "Cause: The ranks never finished an exchange with each other" in told
+    for part in ("NCCL_P2P_DISABLE=1", "FORCE_NCCL_ALL_REDUCE_STRATEGY=1", "--ipc=host", "--shm-size"):
+        assert part in told
+
+
+@pytest.mark.parametrize(
+    ("log", "why"),
+    [
+        (MEET + "@progress 2/6 each rank reads its part of the weights\n", SUPERVISOR),  # they met; it is merely slow
+        ("ranks: 2 start\nranks: 2 answered\n", CONVERSE),
+        ("@progress 0/1 importing TensorRT-LLM and loading the engine\n", SUPERVISOR),  # one rank has nobody to meet
+        (MEET, "stopped: the cell was interrupted or its kernel ended"),
+    ],
+)
+def test_a_limit_that_has_nothing_to_do_with_ranks_is_not_blamed_on_them(log, why):
+    assert faults.explain(f"{log}\n{why}") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "GPU memory"),
+        ("NCCL WARN Call to posix_fallocate failed : No space left on device", "shared memory is full"),
+    ],
+)
+def test_what_a_rank_said_itself_counts_before_what_the_others_tell_of_it(said, name):
+    others = "\n".join([LOGS["a rank went away"], LOGS["a rank failed"], "Signal 9 (SIGKILL) received by PID 7"])
+    answer = faults.explain(f"ranks: 2 start\n[rank1]: {said}\n{others}\n{SUPERVISOR}")
+    assert answer and answer.name == name
