@@ -6,12 +6,14 @@ import pytest
 from helpers import plots
 from helpers.cards import Picture
 from helpers.errors import WorkshopError
-from helpers.hardware import Datasheet, Roofline
+from helpers.hardware import Datasheet, Roofline, datasheets
 from helpers.plots.formats import place
 from helpers.plots.limits import worth_drawing
+from helpers.tensor_parallel import comparison, predict
 
 MEASURED = Roofline("a GPU", 4e12, {"fp32": 50e12, "fp16": 800e12, "bf16": 790e12, "fp8": 1500e12}, "2.9", 3.0)
 SHEET = Datasheet("a-gpu", "a GPU", "a GPU", "Ada", (8, 9), 24, 5e12, {"fp16": 1000e12, "fp8": 2000e12}, "a page")
+EVERY_GPU = [sheet.key for sheet in datasheets() if not sheet.slice_of]
 NAMES = [
     f"transformer.layers.{layer}.{kind}.activation_scaling_factor"
     for layer in range(3)
@@ -19,12 +21,21 @@ NAMES = [
 ] + ["lm_head.weight"]
 RANGES = [1.5, 20.0, 3.0, 40.0, 4.5, 600.0, 7.0]
 
+
+def predicted(*ways: predict.Way) -> comparison.Prediction:
+    """Several models and GPUs; the larger ones do not fit on every number of them."""
+    models = ["TinyLlama", "Llama-3.1-70B-Instruct", "Mixtral-8x7B"]
+    return comparison.compare(models, ["rtx-4090", "h100"], ways=ways or predict.WAYS)
+
+
 PICTURES = {
     "number_grid": lambda: plots.number_grid(("e4m3", "int8")),
     "bars": lambda: plots.bars(["FP16", "FP8"], [11.2e6, 6.2e6], "bytes", "Weights", ["", "0.55 of FP16"]),
     "layer_ranges": lambda: plots.layer_ranges(NAMES, RANGES),
     "roofline": lambda: plots.roofline(MEASURED, SHEET),
     "pipeline": lambda: plots.pipeline("openvino"),
+    "parallel_times": lambda: plots.parallel_times(predicted()),
+    "parallel_ways": plots.parallel_ways,
 }
 
 
@@ -57,6 +68,8 @@ def test_the_same_data_gives_the_same_file(drawn):
         ("bars", ["11.20 MB", "6.20 MB", "0.55 of FP16"]),
         ("layer_ranges", ["1.5", "4.5", "20", "600", "0.0446 to 1.34"]),
         ("roofline", ["4,000 GB/s", "800 TFLOP/s", "1.5 PFLOP/s", "200", "188"]),
+        ("parallel_times", ["Mixtral-8x7B", "as a pipeline", "does not fit", "cannot be split", "0.62", "2.05"]),
+        ("parallel_ways", ["2 all-reduces a layer", "whole experts", "no time of a request"]),
         ("pipeline", ["convert", "ModelOpt", "serve", "comes with notebook 07", "API endpoint"]),
     ],
 )
@@ -115,6 +128,18 @@ def test_a_stage_that_is_still_to_come_is_drawn_apart(toolchain):
     assert plots.pipeline(toolchain).svg.count("stroke-dasharray") == 1
 
 
+def test_several_gpus_are_drawn_where_they_fit_and_marked_where_they_do_not():
+    both, one_way = plots.parallel_times(predicted()), plots.parallel_times(predicted("tensor"))
+    assert "As a pipeline" in both.alt
+    assert "As a pipeline" not in one_way.alt
+    assert "Llama-3.1-70B-Instruct on GeForce RTX 4090: needs 8;" in one_way.alt
+    nowhere = plots.parallel_times(comparison.compare("Llama-3.1-70B-Instruct", "rtx-4090", ranks=(1, 2)))
+    assert "does not fit, not even on 2" in nowhere.alt
+    rows = [line.split()[-4:] for line in one_way.text.splitlines() if line.startswith("Llama-3.1-70B-Instruct  ")]
+    times = [predict.step("Llama-3.1-70B-Instruct", gpu, 8).seconds for gpu in ("rtx-4090", "h100")]
+    assert [row[-1] for row in rows] == [f"{1e3 * seconds:.2f}" for seconds in times]
+
+
 def test_roofline_says_which_limit_holds():
     lines = plots.roofline(MEASURED, shown=("fp16",)).text.splitlines()
     # 4 TB/s and two bytes a weight: 4 TFLOP/s for one token, 128 for 32, and the matrix rate for a prompt.
@@ -131,6 +156,7 @@ def test_roofline_says_which_limit_holds():
         (lambda: plots.layer_ranges(["a", "b"], [1.0, 0.0]), "above 0"),
         (lambda: plots.pipeline("vllm"), "use one of tensorrt_llm, openvino"),
         (lambda: plots.number_grid(("e9m9",)), "Unknown number format"),
+        (lambda: plots.parallel_times(comparison.compare("TinyLlama", EVERY_GPU)), "too many for one picture"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(call, says):

@@ -9,5 +9,7 @@ from helpers.plots.kv_cache import kv_ranges as kv_ranges
 from helpers.plots.limits import Limits as Limits
 from helpers.plots.limits import roofline as roofline
 from helpers.plots.memory import memory_bar as memory_bar
+from helpers.plots.parallel import parallel_times as parallel_times
+from helpers.plots.parallel import parallel_ways as parallel_ways
 from helpers.plots.stages import STAGES as STAGES
 from helpers.plots.stages import pipeline as pipeline
