@@ -1,0 +1,156 @@
+"""One model over several real processes: started with ``torchrun``, each with its part, checked against the whole.
+
+transformers' ``tp_plan="auto"`` cuts the matrices; on a CPU the ranks exchange partial sums over gloo, between GPUs
+over NCCL. The worker, ``helpers/workers/tensor_parallel.py``, counts what is held and what is exchanged (notebook 06).
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from helpers import checkpoint, hardware, memory, processes, releases, stage, workspace
+from helpers.checkpoint import Runner
+from helpers.models import Model
+from helpers.workspace import Artifact
+
+TOLERANCE = 1e-4
+"""How far FP32 logits of several ranks may lie from those of one: their sums are added up in another order."""
+
+TOKENS, NEW_TOKENS = 128, 32
+"""Tokens of held-out text that the ranks read, and tokens that they write after the workshop's prompt."""
+
+TIME_LIMIT = 600.0
+"""Seconds after which a run is ended. Ranks that cannot reach each other wait for ever."""
+
+_WORKERS = Path(__file__).parents[1] / "workers"
+_PROCESS = 600_000_000  # bytes that torch and transformers take in each process before a weight is loaded, about
+
+
+@dataclass(frozen=True, repr=False)
+class Split(Artifact):
+    """What several ranks held, exchanged and answered, as published by :func:`run`."""
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str(self.manifest.options["model"])
+
+    @property
+    def tp_size(self) -> int:
+        """Number of ranks."""
+        return int(self.manifest.options["tp_size"])
+
+    @property
+    def shape(self) -> memory.Shape:
+        """The numbers of the model's ``config.json``."""
+        return memory.Shape(**self.manifest.options["shape"])
+
+    @cached_property
+    def told(self) -> dict[str, Any]:
+        """What rank 0 wrote; see the worker."""
+        return dict(json.loads((self.path / "split.json").read_text()))
+
+    @property
+    def where(self) -> str:
+        """What the ranks ran on, and over what they talked."""
+        told = self.told
+        return f"{'CPU' if told['device'] == 'cpu' else told['device']}, {told['backend']}"
+
+    @property
+    def difference(self) -> float:
+        """The largest difference of a logit from the whole model's."""
+        return float(self.told["difference"])
+
+    @property
+    def head_split(self) -> bool:
+        """True if the output layer was cut too: transformers 4.57 leaves it whole, 5 cuts it."""
+        return bool(self.parts("lm_head.weight")[0] != self.told["whole"]["parts"]["lm_head.weight"])
+
+    def parts(self, name: str) -> list[list[int]]:
+        """The shape of each rank's part of a parameter."""
+        return [rank["parts"][name] for rank in self.told["ranks"]]
+
+
+def run(model: Model, tp_size: int = 2, silent: bool = False) -> Split:
+    """Split a model over several processes of this machine, let them answer together, and compare with the whole.
+
+    On a machine with as many GPUs of a kind, and TensorRT-LLM on it, each rank gets one of them; everywhere else the
+    ranks are processes on the CPU. All arithmetic is FP32.
+
+    Args:
+        model: from :func:`helpers.models.find`.
+        tp_size: number of ranks; must divide both kinds of heads.
+        silent: show nothing where it exists.
+
+    Raises:
+        WorkshopError: a number of ranks that the heads do not allow, too little memory, or a rank failed, was killed,
+            or did not end within :data:`TIME_LIMIT`. No process is left.
+    """
+    memory.require_split(model.name, memory.Shape.of(model.config), tp_size)
+    by, device = launcher(tp_size)
+    if device == "cpu":
+        # In FP32: all parts together, and on rank 0 the whole beside its own.
+        needed = 2 * 2 * memory.weight_bytes(memory.Shape.of(model.config), "fp16") + tp_size * _PROCESS
+        workspace.require_memory(needed, f"{tp_size} ranks of {model.name}")
+    made = (stage.ensure if silent else stage.run)(task(model, tp_size, by, device))
+    return Split(made.path, made.manifest, made.reused, made.log)
+
+
+def launcher(ranks: int) -> tuple[Runner, str]:
+    """The Python that runs the ranks, with its variables, and ``cuda`` or ``cpu``.
+
+    Raises:
+        WorkshopError: this machine uses TensorRT-LLM, and it is not installed yet.
+    """
+    by = checkpoint.runner()
+    if by.installation is None or len(hardware.equal_gpus(hardware.look())) < ranks:
+        return replace(by, environment={**by.environment, "CUDA_VISIBLE_DEVICES": ""}), "cpu"
+    environment, unset = processes.difference(releases.worker_environment(by.installation, ranks), os.environ)
+    return replace(by, environment=environment, unset=unset), "cuda"
+
+
+def torchrun(python: str, ranks: int, worker: Path, *arguments: str) -> list[str]:
+    """The command that starts a worker once for each rank, on this machine only."""
+    words = [python, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    return [*words, "--nproc-per-node", str(ranks), str(worker), *arguments]
+
+
+def local_only() -> dict[str, str]:
+    """Variables that keep ranks of one machine on its loopback: a name that does not resolve must not stop them."""
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    # One thread a rank is torchrun's own choice where nothing is set; setting it spares its warning.
+    return {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
+
+
+def task(model: Model, tp_size: int, by: Runner, device: str) -> stage.Stage:
+    """The run as a stage.
+
+    Args:
+        by: the Python that runs the ranks; needs torch, transformers and accelerate.
+        device: ``cuda`` for a GPU to each rank, else ``cpu``.
+    """
+    worker = _WORKERS / "tensor_parallel.py"
+    arguments = ["--model", str(model.path), "--device", device, "--text", str(checkpoint.HELD_OUT)]
+    arguments += ["--tokens", str(TOKENS), "--prompt", checkpoint.PROMPT, "--new-tokens", str(NEW_TOKENS)]
+    return stage.Stage(
+        title=f"{model.name} over {tp_size} rank{'s' if tp_size > 1 else ''}, {'GPUs' if device == 'cuda' else 'CPU'}",
+        kind="split",
+        command=torchrun(by.python, tp_size, worker, *arguments, "--output", "{out}"),
+        target=workspace.home() / "splits" / model.folder / f"{device}-tp{tp_size}",
+        options={"model": model.name, "tp_size": tp_size, "shape": vars(memory.Shape.of(model.config))},
+        inputs={
+            "model": model.digest,
+            "held-out text": workspace.digest(checkpoint.HELD_OUT),
+            "worker": workspace.digest(worker),
+        },
+        maker={name: by.maker[name] for name in ("torch", "transformers")},
+        machine=hardware.identity(),
+        environment={**by.environment, **local_only()},
+        unset=by.unset,
+        expected=["split.json"],
+        time_limit=TIME_LIMIT,
+    )
