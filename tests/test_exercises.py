@@ -1,11 +1,18 @@
 """The exercises: they work unanswered, know the right answers, and say what is wrong with the others."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
-from helpers import exercises, memory
-from helpers.exercises import check_precisions, check_requests_on_a10g
+from helpers import exercises, hardware, memory
+from helpers.errors import WorkshopError
+from helpers.exercises import (
+    check_all_reduce_bytes,
+    check_gpus_for_70b,
+    check_precisions,
+    check_requests_on_a10g,
+)
 
 PLAN = memory.fit("TinyLlama", "a10g", "int8_sq", sequence=2000)
 ONE = PLAN.blocks_per_request * PLAN.block
@@ -100,3 +107,138 @@ def test_the_condition_that_fails_is_named_with_how_much(weights, kv, enough, ke
 def test_an_unknown_precision_is_answered_with_those_there_are(weights, kv):
     note = check_precisions(weights, kv).note
     assert "Choose the weights from fp16, fp8, int8, int8_wo, int4_awq and the KV cache from fp16, fp8, int8" in note
+
+
+# --- Notebook 06: what one rank hands to all-reduces ---
+
+LARGE = "Llama-3.1-70B-Instruct"
+HANDED = 2 * 32 * 16 * 4096 * 2  # all-reduces a layer, layers, requests, hidden size, bytes of FP16
+
+
+def test_unanswered_those_of_notebook_06_give_a_hint_and_no_answer():
+    for card in (check_all_reduce_bytes(), check_gpus_for_70b(), check_gpus_for_70b("h100")):
+        assert card.note.startswith("Not answered yet: ")
+        assert card.facts == {}
+    assert f"{HANDED:,}" not in str(check_all_reduce_bytes())
+
+
+@pytest.mark.parametrize("answer", [HANDED, 8.4e6, HANDED * 0.96])
+def test_the_bytes_that_one_rank_hands_over_are_right(answer):
+    card = check_all_reduce_bytes(answer)
+    assert card.note.startswith("Right. 2 all-reduces × 32 layers × 16 tokens × 4,096 numbers × 2 bytes: ")
+    assert card.facts["computed"] == "8,388,608"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (32 * 16 * 4096 * 2, "one all-reduce a layer"),
+        (2 * 32 * 4096 * 2, "You counted one request"),
+        (2 * 32 * 16 * 4096 * 4, "4 bytes a number, as in FP32"),
+        (HANDED / 4, "divided by the 4 ranks"),
+        (HANDED * 4, "all 4 ranks hand over together"),
+        (2 * 32 * 16 * 14336 * 2, "intermediate size, 14,336"),
+        (HANDED * 1.5, "a ring of GPUs sends"),
+        (2 * 16 * 4096 * 2, "You counted one layer. The model has 32"),
+        (16 * 4096 * 2, "You counted one all-reduce. A step has 64"),
+    ],
+)
+def test_a_known_mistake_about_all_reduces_is_named(answer, told):
+    note = check_all_reduce_bytes(answer).note
+    assert note.startswith("Not right. ")
+    assert told in note
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (HANDED * 10, "too many, by a factor of 10.0"),
+        (HANDED / 7, "too few, by a factor of 7.0"),
+        (0, "so it hands over something"),
+        ("8 MB", "no number of bytes. Give one, such as 1000000"),
+        (-1, "no number of bytes"),
+    ],
+)
+def test_any_other_number_of_bytes_is_told_its_direction(answer, told):
+    assert told in check_all_reduce_bytes(answer).note
+
+
+# --- Notebook 06: which GPUs ---
+
+
+def planned(gpu, ranks, gib=0.0):
+    return memory.fit(LARGE, gib or gpu, "fp8", "fp8", 32, sequence=4096, tp_size=ranks)
+
+
+def holds(gpu, ranks):
+    """True if the planner says that 32 requests fit; it refuses where not even the weights do."""
+    try:
+        return planned(gpu, ranks).requests >= 32
+    except WorkshopError:
+        return False
+
+
+def test_the_right_gpus_are_the_planners_fewest_with_fp8():
+    wanted = []
+    for sheet in hardware.datasheets():
+        here = hardware.support(sheet.compute_capability)
+        fewest = next((n for n in (1, 2, 4, 8) if holds(sheet.key, n)), 0)
+        if fewest and here and "fp8" in here.engine_weights and not sheet.slice_of:
+            wanted.append((sheet.key, fewest))
+    assert exercises.gpus_for_70b() == wanted
+    assert len(wanted) > 1
+
+
+def test_each_right_answer_names_the_others():
+    right = exercises.gpus_for_70b()
+    for gpu, ranks in right:
+        note = check_gpus_for_70b(gpu, ranks).note
+        assert note.startswith("Right. So are ")
+        assert note.count(" × ") == len(right) - 1
+
+
+@pytest.mark.parametrize(
+    ("gpu", "ranks", "told"),
+    [
+        ("h100", 1, r"26 requests too few fit \(6 of 32\); each GPU is [\d.]+ GB too small, KV cache included"),
+        ("rtx-4090", 2, "the weights alone do not fit; each GPU is"),
+        ("h100", 4, "more GPUs than needed, 2 already hold it"),
+        ("h200", 2, "more GPUs than needed, 1 already holds it"),
+        ("h100", 3, "64 heads and 8 key-value heads do not divide by 3, only by 1, 2, 4, 8"),
+        ("a100", 2, "no engine in FP8 is offered for the A100 SXM 80 GB .Ampere's tensor cores have INT8 and no FP8"),
+        ("v100", 8, "no kernels for the V100.*; more GPUs than needed, 4 already hold it"),
+        ("h100-mig-7g.80gb", 2, "is a slice of a GPU, and a slice reaches no other"),
+    ],
+)
+def test_what_is_wrong_with_gpus_is_named_with_how_much(gpu, ranks, told):
+    note = check_gpus_for_70b(gpu, ranks).note
+    assert note.startswith("Not yet: ")
+    assert re.search(told, note), note
+
+
+def test_the_gigabytes_that_are_missing_are_just_those():
+    facts = check_gpus_for_70b("h100", 1).facts
+    needed = float(facts["needed on each GPU"].split()[0]) * 1e9
+    assert planned("", 1, (needed + 1e7) / memory.GIB).requests >= 32
+    assert planned("", 1, (needed - 1e7) / memory.GIB).requests < 32
+
+
+def test_the_way_between_gpus_is_told_where_the_answer_is_right():
+    assert "each of the 160 all-reduces of a step goes through the host's memory" in check_gpus_for_70b("4090", 8).note
+    assert "joined by NVLink" in check_gpus_for_70b("h100", 2).note
+    assert "One GPU exchanges nothing." in check_gpus_for_70b("h200", 1).note
+    assert "No source says" in check_gpus_for_70b("l40s", 4).note
+
+
+@pytest.mark.parametrize(
+    ("gpu", "ranks", "told"),
+    [
+        ("h1000", 2, "There is no GPU called 'h1000'"),
+        (5, 2, "There is no GPU called '5'"),
+        ("h100", 0, "0 is no number of GPUs"),
+        ("h100", 2.0, "2.0 is no number of GPUs"),
+        ("h100", True, "True is no number of GPUs"),
+    ],
+)
+def test_an_answer_that_is_none_is_told_so(gpu, ranks, told):
+    assert told in check_gpus_for_70b(gpu, ranks).note

@@ -30,38 +30,57 @@ def test_each_notebook_runs_alone(made_by_notebooks, tmp_path, number):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_all_in_order_with_pages_and_an_index(made_by_notebooks, tmp_path):
-    done = run(tmp_path)
+@pytest.fixture(scope="module")
+def in_order(made_by_notebooks, tmp_path_factory):
+    """All notebooks run in order: the folder of the pages, and what the runner said."""
+    out = tmp_path_factory.mktemp("in-order")
+    return out, run(out)
+
+
+def shown(in_order, name):
+    """Everything that an executed notebook shows, as plain text."""
+    out, done = in_order
     assert done.returncode == 0, done.stdout + done.stderr
-    index = (tmp_path / "index.html").read_text()
+    cells = json.loads((out / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    return [
+        "".join(output["data"].get("text/plain", ""))
+        for cell in cells
+        for output in cell.get("outputs", ())
+        if "data" in output
+    ]
+
+
+def test_all_in_order_with_pages_and_an_index(in_order):
+    out, done = in_order
+    assert done.returncode == 0, done.stdout + done.stderr
+    index = (out / "index.html").read_text()
     for notebook in notebooks():
         assert notebook.title in index
-        page = (tmp_path / "notebooks" / f"{notebook.name}.html").read_text()
+        page = (out / "notebooks" / f"{notebook.name}.html").read_text()
         assert notebook.title in page
         assert not re.search(r"<img(?![^>]*\balt=)", page), f"a picture without a text equivalent in {notebook.name}"
 
 
-def test_the_perplexity_table_is_computed(made_by_notebooks, tmp_path):
-    done = run(tmp_path, "04")
-    assert done.returncode == 0, done.stdout + done.stderr
-    executed = json.loads((tmp_path / "notebooks" / "04_fp8_build.ipynb").read_text())
-    outputs = [
-        "".join(output["data"].get("text/plain", ""))
-        for cell in executed["cells"]
-        if "perplexity_table" in "".join(cell["source"])
-        for output in cell["outputs"]
-        if "data" in output
-    ]
-    assert len(outputs) == 2
+def test_the_perplexity_table_is_computed(in_order):
+    tables = [text for text in shown(in_order, "04_fp8_build") if re.search(r"^FP16 .*\d\.\d{4}", text, re.MULTILINE)]
+    assert len(tables) == 2
     for precision in ("FP16", "FP8 (E4M3)", "INT8"):
-        assert all(re.search(rf"^{re.escape(precision)}.*\d\.\d{{4}}", text, re.MULTILINE) for text in outputs)
+        assert all(re.search(rf"^{re.escape(precision)}.*\d\.\d{{4}}", text, re.MULTILINE) for text in tables)
 
 
-def test_the_kv_cache_of_8_bits_holds_half_as_many_tokens_again_and_the_planner_knew(made_by_notebooks, tmp_path):
-    done = run(tmp_path, "05")
-    assert done.returncode == 0, done.stdout + done.stderr
-    shown = (tmp_path / "notebooks" / "05_kv_cache_quantization.ipynb").read_text()
-    held = re.search(r"In the same [\d,]+ bytes, INT8 holds (\d\.\d+) times the tokens of 16-bit", shown)
+def test_the_kv_cache_of_8_bits_holds_half_as_many_tokens_again_and_the_planner_knew(in_order):
+    text = "\n".join(shown(in_order, "05_kv_cache_quantization"))
+    held = re.search(r"In the same [\d,]+ bytes, INT8 holds (\d\.\d+) times the tokens of 16-bit", text)
     assert held and float(held[1]) >= 1.5
-    off = re.search(r"The planner is off by (\d+\.\d+)% at most", shown)
+    off = re.search(r"The planner is off by (\d+\.\d+)% at most", text)
     assert off and float(off[1]) <= 5
+
+
+def test_two_and_four_ranks_answer_as_one_and_hold_what_was_predicted(in_order):
+    text = "\n".join(shown(in_order, "06_tensor_parallelism"))
+    differences = re.findall(r"^ *([24])  CPU, gloo +(\d\.\de-\d\d)", text, re.MULTILINE)
+    assert [ranks for ranks, _ in differences] == ["2", "4"]
+    assert all(0 < float(difference) < 1e-4 for _, difference in differences)
+    assert "The prediction is exact. Whole on every rank: model.embed_tokens" in text
+    assert re.search(r"^1 of 2 +[\d,]+ +\d+\.\d\d MB", text, re.MULTILINE)
+    assert "each is the whole again, byte for byte" in text

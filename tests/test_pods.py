@@ -1,4 +1,4 @@
-"""Notebooks 01 to 05, executed as on pods: every cell, on doubles of the GPU, its driver and NVIDIA's programs.
+"""Notebooks 01 to 06, executed as on pods: every cell, on doubles of the GPU, its driver and NVIDIA's programs.
 
 What a learner sees there is read from the executed copies; ``make verify-gpu`` is what runs them, as on a real pod.
 """
@@ -16,10 +16,10 @@ from pods import Pod, a10g, old_driver, rtx_4090
 
 pytestmark = [pytest.mark.notebooks, pytest.mark.slow]
 
-NUMBERS = ("01", "02", "03", "04", "05")
-# 05 makes many checkpoints, which takes minutes: an A10G's choice of KV caches is a CPU's, and its builds are tested in
-# test_tensorrt_llm.py; a pod without TensorRT-LLM is any CPU.
-WITHOUT_05 = NUMBERS[:-1]
+NUMBERS = ("01", "02", "03", "04", "05", "06")
+# 05 and 06 make many checkpoints, which takes minutes: an A10G's choice of KV caches is a CPU's, and its builds, like
+# those for two GPUs, are tested in test_tensorrt_llm.py; a pod without TensorRT-LLM is any CPU.
+UP_TO_04 = NUMBERS[:4]
 
 
 def run(pod: Pod, program: str, out: Path, numbers: tuple[str, ...] = NUMBERS) -> "subprocess.CompletedProcess[str]":
@@ -56,7 +56,7 @@ def ampere(tmp_path_factory) -> tuple[Pod, Path, "subprocess.CompletedProcess[st
     """The A10G pod after ``make verify-gpu``."""
     folder = tmp_path_factory.mktemp("a10g")
     pod = a10g(folder)
-    return pod, folder / "build", run(pod, "tools.verify_gpu", folder / "build", WITHOUT_05)
+    return pod, folder / "build", run(pod, "tools.verify_gpu", folder / "build", UP_TO_04)
 
 
 def test_a_4090_pod_runs_every_cell_with_fp8(ada):
@@ -72,12 +72,16 @@ def test_a_4090_pod_runs_every_cell_with_fp8(ada):
         assert f"Engine of bundled, FP16 weights, {kv} KV cache, TensorRT-LLM on the GPU" in text
         assert f"In the same 12,582,912 bytes, {kv} holds 2.00 times the tokens of 16-bit." in text
     assert "--use_paged_context_fmha disable" in text
+    text = shown(out, "06")
+    assert "bundled over 2 ranks, CPU" in text, "one GPU cannot hold two ranks of NCCL"
+    assert "All within 0.0001" in text and "One GPU here: nothing to probe" in text
+    assert "No two GPUs of a kind here" in text
 
 
 def test_an_a10g_pod_runs_every_cell_with_int8(ampere):
     _, out, done = ampere
     assert done.returncode == 0, done.stdout + done.stderr
-    assert all(cell["execution_count"] for number in WITHOUT_05 for cell in cells(out, number))
+    assert all(cell["execution_count"] for number in UP_TO_04 for cell in cells(out, number))
     assert "TensorRT-LLM 1.0.0" in shown(out, "02")
     text = shown(out, "04")
     assert "The best 8 bits here: INT8 ('int8')" in text
@@ -103,9 +107,9 @@ def test_no_weight_leaves_the_gpu_route_for_the_cpu_one(ada):
 
 def test_a_pod_whose_driver_is_too_old_is_told_so_and_uses_the_cpu(made_by_notebooks, shared_home, tmp_path):
     pod = Pod("old-driver", shared_home)
-    done = run(pod, "tools.run_notebooks", tmp_path / "build", WITHOUT_05)
+    done = run(pod, "tools.run_notebooks", tmp_path / "build", UP_TO_04)
     assert done.returncode == 0, done.stdout + done.stderr
-    for number in WITHOUT_05:
+    for number in UP_TO_04:
         assert "OpenVINO on the CPU" in shown(tmp_path / "build", number)
     assert "Driver 470.256.02 is too old for TensorRT-LLM" in shown(tmp_path / "build", "01")
     assert "470.256.02" in shown(tmp_path / "build", "02")

@@ -1,7 +1,4 @@
-"""Exercises that judge an answer and say what is wrong with it, not only that it is (notebook 05).
-
-Each works unanswered too, so that a notebook runs as it is. The right answers are computed by the memory planner.
-"""
+"""The exercises of notebook 05: how many requests fit, and which precisions a GPU, a batch and block reuse allow."""
 
 import math
 from collections.abc import Iterator
@@ -9,13 +6,10 @@ from dataclasses import dataclass, replace
 
 from helpers import hardware, memory
 from helpers.cards import Card, bytes_text
+from helpers.exercises.judging import Mistake, Question
 from helpers.memory import Fit
 from helpers.toolchains.choices import CHECKPOINTS
 
-TOLERANCE = 0.05
-"""How far from the planner's number an answer may be: whoever leaves the estimates out is still right."""
-
-_NEAR = 0.04  # how far from a known mistake's result an answer is still taken for it
 _PROMPT = _ANSWER = 1000  # tokens, in the first exercise
 _MODEL, _GPU, _REQUESTS, _SEQUENCE = "Llama-3.1-8B-Instruct", "rtx-4090", 64, 2048  # in the second
 
@@ -25,35 +19,27 @@ _CACHES = {"fp16": None, "fp8": "fp8", "int8": "int8"}
 # --- How many requests ---------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Mistake:
-    """A number of requests that a wrong turn leads to, and what the turn was."""
-
-    requests: float
-    told: str
-
-
 def check_requests_on_a10g(answer: float | None = None) -> Card:
     """How many requests of 2,000 tokens (1,000 in, 1,000 out) fit on an A10G: TinyLlama, INT8, a 16-bit KV cache?
 
     Args:
         answer: a number of requests; None while there is none.
     """
-    title = "How many 2,000-token requests of TinyLlama in INT8 fit on an A10G?"
     plan = memory.fit("TinyLlama", "a10g", "int8_sq", sequence=_PROMPT + _ANSWER)
-    if answer is None:
-        return Card(
-            title,
-            note="Not answered yet: take from the GPU's memory what is loaded, 80 % of the rest becomes KV cache; then "
-            "divide by what the keys and values of one request take, in every layer.",
-        )
-    if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer) or answer < 0:
-        return Card(title, {"your answer": repr(answer)}, "That is no number of requests. Give one, such as 100.")
-    facts = {"your answer": f"{answer:,g}" if answer < 1e6 else f"{answer:.3g}"}
-    if abs(answer - plan.requests) <= TOLERANCE * plan.requests:
-        facts["the planner's"] = f"{plan.requests:,}"
-        return Card(title, facts, f"Right. {_working(plan, answer)}")
-    return Card(title, facts, f"Not right. {_wrong(plan, answer)}")
+    question = Question(
+        title="How many 2,000-token requests of TinyLlama in INT8 fit on an A10G?",
+        unanswered="take from the GPU's memory what is loaded, 80 % of the rest becomes KV cache; then divide by what "
+        "the keys and values of one request take, in every layer.",
+        unit="requests",
+        such_as="100",
+        right=plan.requests,
+        by="the planner's",
+        mistakes=_mistakes(plan),
+        zero="At least one fits: the weights take a small part of this GPU. Compute what one request takes first.",
+        start="One token takes 2 (key and value) × layers × key-value heads × size of a head × bytes of a number; "
+        "start from that.",
+    )
+    return question.judge(answer, lambda given: _working(plan, given))
 
 
 def _working(plan: Fit, answer: float) -> str:
@@ -73,22 +59,7 @@ def _working(plan: Fit, answer: float) -> str:
     return text
 
 
-def _wrong(plan: Fit, answer: float) -> str:
-    """What probably went wrong: the known mistake whose result is nearest, or the direction and how far."""
-    nearest = min(_mistakes(plan), key=lambda mistake: abs(answer - mistake.requests))
-    if abs(answer - nearest.requests) <= _NEAR * nearest.requests:
-        return nearest.told
-    if not answer:
-        return "At least one fits: the weights take a small part of this GPU. Compute what one request takes first."
-    many = answer > plan.requests
-    times = answer / plan.requests if many else plan.requests / answer
-    return (
-        f"That is {'too many' if many else 'too few'}, by a factor of {times:.1f}. One token takes "
-        "2 (key and value) × layers × key-value heads × size of a head × bytes of a number; start from that."
-    )
-
-
-def _mistakes(plan: Fit) -> list[_Mistake]:
+def _mistakes(plan: Fit) -> list[Mistake]:
     """Plausible wrong turns, each with the number that it leads to."""
     shape, per_request = plan.shape, plan.blocks_per_request * plan.block
     cached = plan.pool / per_request
@@ -100,31 +71,31 @@ def _mistakes(plan: Fit) -> list[_Mistake]:
     )
     half = math.ceil(_PROMPT / plan.tokens_per_block) * plan.block
     return [
-        _Mistake(
+        Mistake(
             2 * cached,
             "It is twice what fits. Either you counted keys alone, and each token keeps a key and a value, or one "
             "byte a number: the weights are INT8 here, but the KV cache keeps 16 bits unless it is quantized itself.",
         ),
-        _Mistake(
+        Mistake(
             plan.pool / half,
             f"You counted the prompt or the answer alone, {_PROMPT:,} tokens. A request keeps the keys and values of "
             "both until it ends.",
         ),
-        _Mistake(
+        Mistake(
             cached / larger,
             f"You counted a key and a value for all {shape.heads} heads. This model has {shape.kv_heads} key-value "
             f"heads, which {shape.heads // shape.kv_heads} heads share each (grouped-query attention): "
             f"its KV cache is {larger:.0f} times smaller.",
         ),
-        _Mistake(plan.memory / per_request, whole),
+        Mistake(plan.memory / per_request, whole),
         # A GPU's gigabytes are 10⁹ bytes as sold; with 2³⁰ it looks larger.
-        _Mistake(plan.memory / 1e9 * memory.GIB / per_request, whole),
-        _Mistake(
+        Mistake(plan.memory / 1e9 * memory.GIB / per_request, whole),
+        Mistake(
             plan.free / per_request,
             f"You gave all that is free to the KV cache. The runtime takes a share of it, {plan.share:.0%} here, and "
             "leaves the rest for what nobody planned.",
         ),
-        _Mistake(
+        Mistake(
             plan.share * plan.memory / per_request,
             f"You took {plan.share:.0%} of the whole GPU. The share is of what is left once the weights, the "
             "activations and the runtime are loaded.",
