@@ -55,7 +55,9 @@ def follow(child: "subprocess.Popen[bytes]", signals: int) -> None:
 
 
 def has_children() -> bool:
-    """True if this process has a child of its own or an adopted one, ended or not."""
+    """True if this process has a child of its own or an adopted one, ended or not; or if the system cannot tell."""
+    if not hasattr(os, "waitid"):  # macOS, before Python 3.13
+        return True
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

@@ -100,3 +100,9 @@ def test_a_command_that_cannot_be_started_is_one_line():
     assert done.stderr == "error: /no/such/program cannot be started: No such file or directory\n"
     done = subprocess.run(keeper.keeping([]), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("usage: ")
+
+
+def test_a_system_that_cannot_be_asked_for_children_is_taken_to_have_some(monkeypatch):
+    """As macOS, which has no ``waitid`` before Python 3.13."""
+    monkeypatch.delattr(os, "waitid")
+    assert keeper.has_children()
