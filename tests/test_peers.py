@@ -170,6 +170,18 @@ def test_ranks_see_only_the_gpus_of_their_product(python, monkeypatch):
     assert "CUDA_VISIBLE_DEVICES" not in releases.worker_environment(python, 2, {"PATH": "/bin"}, machine=alike)
 
 
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (64_000_000, "64.00 MB here, too little: start the container"),
+        (8_000_000_000, "8.00 GB here, enough"),
+        (None, "no /dev/shm"),
+    ],
+)
+def test_the_settings_say_whether_shared_memory_is_enough(size, said):
+    assert said in hardware.settings_for_several(replace(machine(gpu(0)), shared_memory_bytes=size), {}).note
+
+
 def test_the_settings_are_shown_with_reason_source_and_who_set_them():
     two = machine(gpu(0), gpu(1), links=(Link(0, 1, 1, 1),))
     table = hardware.settings_for_several(two, {"NCCL_P2P_DISABLE": "0"})

@@ -221,10 +221,17 @@ def settings_for_several(machine: Machine | None = None, base: Mapping[str, str]
         note = f"Two GPUs here have no direct path: the workshop sets {' and '.join(chosen)} for runs over several."
     else:
         note = "Every pair of GPUs here has a direct path: the workshop sets none of them."
-    sources = "Sources: data/several_gpus.toml."
-    return Table(
-        ("setting", "set here", "what it does"), rows, "Settings for runs over several GPUs", f"{note} {sources}"
-    )
+    told = f"{note} {_shared_memory(machine or look())} Sources: data/several_gpus.toml."
+    return Table(("setting", "set here", "what it does"), rows, "Settings for runs over several GPUs", told)
+
+
+def _shared_memory(machine: Machine) -> str:
+    """What this machine's shared memory means for ranks that exchange results through it."""
+    size = machine.shared_memory_bytes
+    if size is None:
+        return "This system has no /dev/shm."
+    enough = "enough" if size >= LEAST_SHARED_MEMORY else f"too little: {SHARED_MEMORY_ADVICE}"
+    return f"Where there is no direct path, ranks meet in /dev/shm: {bytes_text(size)} here, {enough}."
 
 
 def _set_here(setting: Setting, chosen: Mapping[str, str], mine: Mapping[str, str]) -> str:
