@@ -43,9 +43,9 @@ def test_a_row_is_the_median_of_every_sample_of_every_run():
 @pytest.mark.parametrize(
     ("one", "two", "said"),
     [
-        (0.004, 0.002, "2 GPUs are 2.00 times as fast as 1 here."),
-        (0.00301, 0.003, "2 GPUs are no faster than 1 here."),
-        (0.003, 0.004, "2 GPUs are slower than 1 here."),
+        (0.004, 0.002, "2 GPUs are 2.00 times as fast as one here."),
+        (0.00301, 0.003, "2 GPUs are no faster than one here."),
+        (0.003, 0.004, "2 GPUs are slower than one here."),
     ],
 )
 def test_the_sentence_says_what_the_rows_say(one, two, said):
@@ -97,15 +97,36 @@ def test_recorded_times_come_from_several_runs_and_hardly_vary():
         assert [one.ranks for one in made.timings] == [1, 2]
 
 
-def test_the_link_that_predictions_use_is_the_one_that_was_recorded():
-    found = [one.all_reduce for made in timing.recorded().times for one in made.timings if one.all_reduce]
-    assert links.link_of("h100").latency(2) == pytest.approx(max(found), rel=0.05)
+@pytest.mark.parametrize(
+    ("name", "link"),
+    [("nvidia-h100-x2", "nvlink-4"), ("nvidia-h100-x2-no-p2p", "pcie-5"), ("nvidia-h100-x2-no-p2p", "pcie-4")],
+)
+def test_the_times_of_links_are_those_that_were_recorded(name, link):
+    made = [one for one in timing.recorded(name).times if one.model.startswith("TinyLlama")]
+    assert links.links()[link].latency(2) == pytest.approx(made[0].timings[1].all_reduce, rel=0.01)
+
+
+def test_the_detour_through_the_hosts_memory_is_recorded_as_such_and_costs_time():
+    direct, detour = (timing.recorded(name).times for name in ("nvidia-h100-x2", "nvidia-h100-x2-no-p2p"))
+    assert "NCCL_P2P_DISABLE=1" in detour[0].table().caption and "NCCL_P2P" not in direct[1].table().caption
+    assert detour[0].timings[1].token > direct[1].timings[1].token
+
+
+def test_one_shot_kernels_are_compared_with_nccl():
+    made = timing.timing([told(2, [0.003], [0.0008], [0.0004])])
+    table = timing.Times("recorded", "a model", "a machine", (timing.timing([told(1, [0.003])]), made)).table()
+    assert "take 50% of NCCL's time" in table.note
+
+
+def test_the_output_layer_of_the_recorded_transformers_is_explained():
+    assert "cuts the last layer too" in timing.recorded().agreement.note
 
 
 def test_the_recorded_file_names_no_folder_of_the_machine():
     kept = json.loads((timing.FOLDER / "nvidia-h100-x2.json").read_text())
     for one in kept["models"]:
         assert one["command"].startswith("python -m tools.measure_tensor_parallel ") and "/" not in one["command"]
+        assert "--name" in one["command"] and "--machine" in one["command"], "the tool refuses to run without"
 
 
 def test_a_machine_that_was_not_recorded_is_refused_with_those_that_were():

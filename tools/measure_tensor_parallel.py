@@ -10,6 +10,7 @@ that the file has already is replaced in it.
 import argparse
 import datetime
 import json
+import os
 import platform
 import shutil
 import sys
@@ -23,6 +24,8 @@ from helpers.checkpoint import Runner
 from helpers.errors import WorkshopError
 from helpers.models import Model
 from helpers.tensor_parallel import ranks, timing
+
+_WORDS = "--name NAME --machine WORDS"
 
 
 def random_model(config: Mapping[str, Any], name: str) -> Model:
@@ -79,7 +82,7 @@ def measured(name: str, model: Model, gpus: int, runs: int, by: Runner, machine:
         "name": model.name,
         "date": datetime.date.today().isoformat(),
         "versions": {"driver": machine.driver, "CUDA": machine.cuda, "Python": platform.python_version(), **by.maker},
-        "command": f"python -m tools.measure_tensor_parallel --models {name} --gpus {gpus} --runs {runs}",
+        "command": f"python -m tools.measure_tensor_parallel --models {name} --gpus {gpus} --runs {runs} {_WORDS}",
         "split": split,
         "timings": timings,
     }
@@ -113,6 +116,7 @@ def main() -> None:
         "gpu": machine.gpus[0].name,
         "gpus": arguments.gpus,
         "machine": arguments.machine,
+        "settings": [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NCCL_")],
         "units": {"timings": "seconds a token, samples, run by run", "bytes": "of FP32 in split, of FP16 in timings"},
         "models": found,
     }

@@ -20,6 +20,7 @@ from helpers.tensor_parallel.ranks import TIME_LIMIT, TOLERANCE, launcher, local
 
 FOLDER = workspace.DATA / "measured" / "tensor-parallel"
 _WORKERS = Path(__file__).parents[1] / "workers"
+_LEAST = (4, 56)  # transformers whose StaticCache takes its sizes from what a rank gives it
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,11 @@ class Times(ShownAsTable):
         sheet = hardware.datasheet(first.device)
         if sheet:
             least = first.bytes / sheet.bandwidth
+            took = f"{least * 1e3:.2f} ms" if least > 1e-5 else f"{least * 1e6:.1f} µs"
             said.append(
                 f"Reading {bytes_text(first.bytes)} at the datasheet's {sheet.bandwidth / 1e9:,.0f} GB/s takes "
-                f"{least * 1e3:.2f} ms, {least / first.token:.0%} of one GPU's token: the rest of this step is its "
-                "many small kernels, which an engine fuses."
+                f"{took}, {least / first.token:.0%} of one GPU's token: the rest of this step is its "
+                "many small kernels."
             )
         return said
 
@@ -124,11 +126,15 @@ def _compared(first: Timing, other: Timing) -> list[str]:
     """Whether several GPUs were faster than the first row's, and what their exchanges took."""
     ratio = first.token / other.token
     faster = f"{ratio:.2f} times as fast as" if ratio >= 1.02 else "no faster than" if ratio > 0.98 else "slower than"
-    said = [f"{other.ranks} GPUs are {faster} {first.ranks} here."]
+    said = [f"{other.ranks} GPUs are {faster} {'one' if first.ranks == 1 else first.ranks} here."]
     if other.exchanges and other.all_reduce:
         said.append(
             f"The {other.all_reduces} all-reduces of {other.all_reduce_bytes:,} bytes take {other.exchanges * 1e3:.2f} "
             f"ms alone, {other.all_reduce * 1e6:.1f} µs each: {other.exchanges / other.token:.0%} of a token."
+        )
+    if other.exchanges and other.one_shot:
+        said.append(
+            f"Kernels that read the other GPU's memory take {other.one_shot / other.exchanges:.0%} of NCCL's time."
         )
     return said
 
@@ -181,9 +187,22 @@ def times(model: Model, most: int = 8) -> Times | Card:
             "No two GPUs of a kind here",
             note="There is nothing to time on this machine: see what was recorded, or rent a pod with two GPUs.",
         )
+    old = {by.maker["transformers"] for by in usable.values() if _version(by.maker["transformers"]) < _LEAST}
+    if old:
+        return Card(
+            "Not timed here",
+            note=f"This release has transformers {old.pop()}, whose KV cache of fixed size cannot be split over ranks; "
+            f"{'.'.join(map(str, _LEAST))} or newer can. See what was recorded.",
+        )
     made = [stage.run(task(model, n, by)) for n, by in usable.items()]
     told = [json.loads((one.path / "timing.json").read_text()) for one in made]
-    return Times("measured", model.name, "this machine", tuple(timing([one]) for one in told))
+    when = f"this machine, {made[-1].manifest.created.partition('T')[0]}"
+    return Times("measured", model.name, when, tuple(timing([one]) for one in told))
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The first two numbers of a version."""
+    return tuple(int(part) for part in text.split(".")[:2])
 
 
 @dataclass(frozen=True, repr=False)
@@ -218,7 +237,7 @@ def recorded(name: str = "nvidia-h100-x2") -> Recorded:
             Times(
                 "recorded",
                 one["name"],
-                f"{kept['gpu']}, {one['date']}",
+                ", ".join([kept["gpu"], *kept["settings"], one["date"]]),
                 tuple(timing(runs) for _, runs in sorted(one["timings"].items(), key=lambda pair: int(pair[0]))),
             )
             for one in timed
@@ -228,17 +247,31 @@ def recorded(name: str = "nvidia-h100-x2") -> Recorded:
 
 def _agreement(models: Sequence[Mapping[str, Any]], machine: str) -> Table:
     """Splits of several models, against their wholes."""
-    rows = []
+    rows, first = [], models[0]["versions"]
+    version = f"transformers {first['transformers']}, which cuts the last layer too and gathers its logits"
     for name, one in ((model["name"], model["split"]) for model in models):
-        sums = [seen for seen in one["exchanges"] if seen["kind"] == "all-reduce"]
-        talk = ", ".join(f"{seen['count']} of {seen['bytes']:,} bytes" for seen in sums)
+        talk = ", ".join(f"{seen['kind']} {seen['count']} × {seen['bytes']:,}" for seen in one["exchanges"])
         held = (f"{one['parameters']:,}", f"{one['parameters'] / one['whole']:.1%}", bytes_text(one["bytes"]))
         same = "the same" if one["same_tokens"] else "others"
         rows.append([name, *held, talk, f"{one['difference']:.1e}", same])
     far = [str(model["name"]) for model in models if model["split"]["difference"] > TOLERANCE]
     return Table(
-        ["model", "parameters on each", "share", "bytes", "all-reduces of a token", "largest difference", "tokens"],
+        [
+            "model",
+            "parameters on each",
+            "share",
+            "bytes",
+            "exchanges of a token, bytes",
+            "largest difference",
+            "tokens",
+        ],
         rows,
         caption="recorded: ranks over NCCL against the whole model, FP32 without TF32",
-        note=f"{f'NOT within {TOLERANCE:g}: ' + ', '.join(far) if far else f'All within {TOLERANCE:g}'}. On {machine}.",
+        note=f"{f'NOT within {TOLERANCE:g}: ' + ', '.join(far) if far else f'All within {TOLERANCE:g}'}. On {machine}; "
+        f"torch {first['torch']}, {version if _gathers(models) else 'transformers ' + first['transformers']}.",
     )
+
+
+def _gathers(models: Sequence[Mapping[str, Any]]) -> bool:
+    """True if the ranks put logits together, each having a part of the last layer."""
+    return all(any(seen["kind"] == "all-gather" for seen in one["split"]["exchanges"]) for one in models)

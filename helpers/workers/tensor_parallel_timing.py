@@ -89,7 +89,7 @@ def one_token(model: Any, device: torch.device) -> Callable[[], Any]:
 
 
 def exchanges(hidden: int, count: int, device: torch.device) -> Callable[[], None]:
-    """A token's all-reduces, without anything between them."""
+    """A token's all-reduces, without anything between them; in BF16, as torch's one-shot kernel below wants it."""
     partial = torch.zeros(1, 1, hidden, dtype=torch.bfloat16, device=device)
 
     def step() -> None:
@@ -101,17 +101,24 @@ def exchanges(hidden: int, count: int, device: torch.device) -> Callable[[], Non
 
 def one_shot_exchanges(hidden: int, count: int, device: torch.device) -> Callable[[], None] | None:
     """The same by one kernel each, in which every GPU reads the others' memory; None where torch cannot do it here."""
+    others = [other for other in range(dist.get_world_size()) if other != device.index]
+    works = all(torch.cuda.can_device_access_peer(device.index, other) for other in others)
+    group = dist.group.WORLD.group_name
     try:
         import torch.distributed._symmetric_memory as symmetric
 
         shared = symmetric.empty(hidden, dtype=torch.bfloat16, device=device)  # torch has no kernel for FP16
-        symmetric.rendezvous(shared, dist.group.WORLD)
-        shared.zero_()
-        group = dist.group.WORLD.group_name
-        torch.ops.symm_mem.one_shot_all_reduce(shared, "sum", group)
-        torch.cuda.synchronize()
-    except Exception as reason:  # no peer access, or another torch: the figure is left out, not guessed
+        if works:
+            symmetric.rendezvous(shared, dist.group.WORLD)
+            shared.zero_()
+            torch.ops.symm_mem.one_shot_all_reduce(shared, "sum", group)
+            torch.cuda.synchronize()
+    except Exception as reason:  # another torch, or a container that does not allow it: left out, not guessed
         print(f"one-shot all-reduce: {type(reason).__name__}: {reason}", flush=True)
+        works = False
+    agreed = torch.tensor([int(works)], device=device)
+    dist.all_reduce(agreed, dist.ReduceOp.MIN)  # one rank alone must not wait for the others in a graph
+    if not agreed.item():
         return None
 
     def step() -> None:
