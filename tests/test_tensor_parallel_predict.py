@@ -39,8 +39,13 @@ def test_a_rank_has_the_parameters_that_transformers_ranks_had(shape, ranks, par
 
 
 def test_a_last_layer_that_is_left_whole_is_counted_whole():
-    more = predict.rank_parameters(BUNDLED, 2, head_split=False) - predict.rank_parameters(BUNDLED, 2)
+    more = predict.rank_parameters(BUNDLED, 2, head="whole") - predict.rank_parameters(BUNDLED, 2)
     assert more == BUNDLED.vocabulary * BUNDLED.hidden // 2
+
+
+def test_a_last_layer_that_is_the_embedding_is_counted_once():
+    less = predict.rank_parameters(BUNDLED, 2, head="whole") - predict.rank_parameters(BUNDLED, 2, head="tied")
+    assert less == BUNDLED.vocabulary * BUNDLED.hidden
 
 
 def test_one_rank_has_the_whole_model():
@@ -76,7 +81,13 @@ def test_every_link_has_its_sources():
     for key, row in rows.items():
         assert row["rate_label"] in ("datasheet", "computed"), key
         assert "https://" in row["rate_source"], key
-        words = {"recorded", "published", "estimate", "recorded for 2, published for 4"}
+        words = {
+            "recorded",
+            "published",
+            "estimate",
+            "recorded for 2, published for 4",
+            "recorded over PCIe 5.0 for 2, published for 8",
+        }
         assert row["all_reduce_label"] in words, key
         assert row["all_reduce_source"], key
         assert ("all_reduce_of" in row) == (row["all_reduce_label"] == "estimate") != ("all_reduce_seconds" in row), key
@@ -250,11 +261,11 @@ def test_the_sentence_says_that_more_help_where_the_link_is_fast():
 
 def test_the_sentence_says_that_more_never_help_where_the_link_is_slow():
     prediction = comparison.compare("TinyLlama", "h100", link=link(100e-6))
-    assert prediction.sentences[0] == "TinyLlama on H100 SXM: more never help."
+    assert prediction.sentences[0] == "TinyLlama on H100 SXM: no other number of GPUs is more than 5% faster."
 
 
 def test_the_sentence_says_where_more_stop_helping():
-    prediction = comparison.compare("TinyLlama", "rtx-4090")
+    prediction = comparison.compare("TinyLlama", "rtx-4090", link=link(14e-6))
     best = prediction.best("TinyLlama", "GeForce RTX 4090")
     assert best.ranks == 2
     assert prediction.sentences[0].startswith("TinyLlama on GeForce RTX 4090: 2 are fastest (more do not help), 1.")
@@ -288,7 +299,7 @@ def test_the_table_is_labelled_and_says_what_is_assumed():
     text = str(prediction)
     assert text.startswith("predicted: a token of one request")
     assert "NVLink 4 16.8 µs for 2, 15.5 µs for 4 GPUs (recorded for 2, published for 4)" in text
-    assert "43.2 µs for 8 GPUs (published)" in text
+    assert "20.5 µs for 2, 43.2 µs for 8 GPUs (recorded over PCIe 5.0 for 2, published for 8)" in text
     assert comparison.OWN_KERNELS in text
     assert {row[2] for row in prediction.table().rows} == set(predict.WAYS)
     assert "Mixtral-8x7B" in prediction._repr_html_()

@@ -65,7 +65,7 @@ def test_each_rank_holds_what_the_settings_predict(split):
     assert [row[0] for row in table.rows] == ["0 of 2", "1 of 2"]
     held = [rank["bytes"] for rank in split.told["ranks"]]
     assert held == [4 * rank["parameters"] for rank in split.told["ranks"]]
-    assert held == 2 * [predict.rank_bytes(split.shape, 2, head_split=split.head_split)]
+    assert held == 2 * [predict.rank_bytes(split.shape, 2, head=split.head)]
     assert held[0] < 0.7 * split.told["whole"]["bytes"]
     assert "The prediction is exact" in table.note and "model.embed_tokens" in table.note
 
@@ -87,10 +87,10 @@ def test_a_layer_that_is_not_there_is_refused(split):
 
 
 def test_two_all_reduces_a_layer_and_nothing_else_between_layers(split):
-    [token] = split.told["exchanges"]["token"][:1]
-    assert token == {"kind": "all-reduce", "bytes": 4 * HIDDEN, "count": 2 * LAYERS}
-    [text] = split.told["exchanges"]["text"][:1]
-    assert text["bytes"] == 4 * HIDDEN * ranks.TOKENS and text["count"] == 2 * LAYERS
+    """Where the last layer is cut too, its logits are gathered at the end; nothing else is exchanged."""
+    for step, tokens in (("token", 1), ("text", ranks.TOKENS)):
+        seen = [one for one in split.told["exchanges"][step] if one["kind"] != "all-gather" or split.head == "whole"]
+        assert seen == [{"kind": "all-reduce", "bytes": 4 * HIDDEN * tokens, "count": 2 * LAYERS}]
     assert "is exact" in report.exchanges(split).note
 
 
@@ -112,10 +112,17 @@ def test_a_second_run_takes_the_first_ones_result(split):
     assert ranks.run(models.find(), 2, silent=True).reused
 
 
-def test_nothing_of_the_run_names_this_machine_to_others(split):
-    """Ranks of one machine talk over its loopback only."""
+def test_another_prompt_is_another_run(split):
+    by, device = ranks.launcher(2)
+    manifests = [ranks.task(models.find(), 2, by, device, prompt).manifest() for prompt in ("one", "another")]
+    assert manifests[0].recipe() != manifests[1].recipe()
+
+
+def test_ranks_of_one_machine_talk_over_its_loopback_only_unless_told_otherwise(split, monkeypatch):
     assert ranks.local_only()["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
     assert "127.0.0.1" in split.manifest.command
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth7")
+    assert ranks.local_only()["NCCL_SOCKET_IFNAME"] == "eth7"
 
 
 # --- What is refused -------------------------------------------------------------------
@@ -207,5 +214,6 @@ def test_a_rank_that_hangs_is_ended_at_the_time_limit_and_explained(own_home, mo
     found[0].send_signal(signal.SIGSTOP)  # before it has imported torch: the ranks never meet
     told = run.end()
     assert "ran longer than its limit of 15 s" in told and "Nothing half-made is left" in told
+    assert "Cause: The ranks never finished an exchange" in told and "NCCL_P2P_DISABLE=1" in told
     assert run.seconds < 30
     until(lambda: not [p for p in everything if runs(p.pid)], 5, "the end of every process")

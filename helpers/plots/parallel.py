@@ -163,7 +163,7 @@ WAYS = (
         "Expert parallelism",
         "whole experts of every layer",
         "tokens to their experts and back, each layer",
-        "memory; time mostly with many requests",
+        "memory; little time of a request",
     ),
 )
 """The three ways to use two GPUs for one model, in words."""

@@ -137,7 +137,7 @@ class Prediction(ShownAsTable):
         if first.ranks == max(asked):
             return needs or f"{first.ranks} is the only number asked for"
         if faster < _NEAR:
-            more = "more never help"
+            more = f"no other number of GPUs is more than {_NEAR - 1:.0%} faster"
         else:
             end = "the most asked for" if best.ranks == max(asked) else "more do not help"
             more = f"{best.ranks} are fastest ({end}), {faster:.1f} times as fast as {first.ranks}"
@@ -153,10 +153,11 @@ class Prediction(ShownAsTable):
             f"({OWN_KERNELS})."
         )
         read = (
-            "Assumed: every weight that a token needs is read once at the datasheet's bandwidth, and nothing else is "
-            "done, so a real step takes longer."
+            "Assumed: every weight that a token needs is read once, at the datasheet's bandwidth, which no real step "
+            "reaches; all exchanges go through NCCL."
         )
-        return (read, f"A small all-reduce takes: {'; '.join(told)}.", kernels) if told else (read,)
+        timed = f"A small all-reduce takes: {'; '.join(told)}; for other numbers of GPUs an estimate from these."
+        return (read, timed, kernels) if told else (read,)
 
 
 def _timed(link: Interconnect) -> str:

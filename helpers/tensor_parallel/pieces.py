@@ -108,8 +108,8 @@ class Pieces(ShownAsTable):
         rows = [
             [
                 piece.name.removeprefix(f"transformer.layers.{self.layer}.").removeprefix("transformer."),
-                _extents(piece.shape),
-                "; ".join(dict.fromkeys(map(_extents, piece.parts))),
+                extents(piece.shape),
+                "; ".join(dict.fromkeys(map(extents, piece.parts))),
                 piece.cut,
                 piece.verdict,
             ]
@@ -403,6 +403,6 @@ def _config(one: Checkpoint) -> Mapping[str, Any]:
     return {**one.config, **({"head_dim": one.config["head_size"]} if one.config.get("head_size") else {})}
 
 
-def _extents(shape: Sequence[int]) -> str:
+def extents(shape: Sequence[int]) -> str:
     """A shape as a person writes it."""
     return " × ".join(map(str, shape))

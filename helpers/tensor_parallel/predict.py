@@ -20,6 +20,7 @@ from helpers.tensor_parallel.links import Interconnect, chosen, sheet_of
 
 Way = Literal["tensor", "pipeline", "expert"]
 WAYS: tuple[Way, ...] = get_args(Way)
+Head = Literal["split", "whole", "tied"]
 
 _ACTIVATION = 2  # bytes of one number that ranks exchange: FP16
 
@@ -27,7 +28,7 @@ _ACTIVATION = 2  # bytes of one number that ranks exchange: FP16
 # --- What a rank holds and hands over ------------------------------------------------------------------
 
 
-def rank_parameters(shape: Shape, ranks: int, embedding_split: bool = False, head_split: bool = True) -> int:
+def rank_parameters(shape: Shape, ranks: int, embedding_split: bool = False, head: Head = "split") -> int:
     """Parameters that one rank holds.
 
     The five matrices of each layer and the last layer are split, the norms are whole. The embedding is whole as
@@ -37,24 +38,23 @@ def rank_parameters(shape: Shape, ranks: int, embedding_split: bool = False, hea
         shape: of the model.
         ranks: number of ranks.
         embedding_split: True for TensorRT-LLM's.
-        head_split: False where a loader leaves the last layer whole too.
+        head: the last layer: ``split``; ``whole`` where a loader leaves it so; ``tied`` where it is the embedding.
 
     Raises:
         WorkshopError: the heads cannot be shared out over so many ranks.
     """
     memory.require_split("This model", shape, whole("ranks", ranks))
     layers = shape.layers * sum(outputs * inputs for outputs, inputs in shape.matrices) // ranks
-    whole_one = shape.vocabulary * shape.hidden
-    share = math.ceil(shape.vocabulary / ranks) * shape.hidden
-    head, embedding = (share if split else whole_one for split in (head_split, embedding_split))
-    return layers + head + embedding + (2 * shape.layers + 1) * shape.hidden
+    every, share = (math.ceil(shape.vocabulary / parts) * shape.hidden for parts in (1, ranks))
+    last = {"split": share, "whole": every, "tied": 0}[head]
+    return layers + last + (share if embedding_split else every) + (2 * shape.layers + 1) * shape.hidden
 
 
 def rank_bytes(
-    shape: Shape, ranks: int, bytes_per_number: float = 4, embedding_split: bool = False, head_split: bool = True
+    shape: Shape, ranks: int, bytes_per_number: float = 4, embedding_split: bool = False, head: Head = "split"
 ) -> int:
     """Bytes of one rank's parameters, all of one type; see :func:`rank_parameters`."""
-    return int(rank_parameters(shape, ranks, embedding_split, head_split) * bytes_per_number)
+    return int(rank_parameters(shape, ranks, embedding_split, head) * bytes_per_number)
 
 
 def all_reduces(shape: Shape) -> int:

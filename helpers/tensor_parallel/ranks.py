@@ -15,6 +15,7 @@ from typing import Any
 from helpers import checkpoint, hardware, memory, processes, releases, stage, workspace
 from helpers.checkpoint import Runner
 from helpers.models import Model
+from helpers.tensor_parallel.predict import Head
 from helpers.workspace import Artifact
 
 TOLERANCE = 1e-4
@@ -66,16 +67,19 @@ class Split(Artifact):
         return float(self.told["difference"])
 
     @property
-    def head_split(self) -> bool:
-        """True if the output layer was cut too: transformers 4.57 leaves it whole, 5 cuts it."""
-        return bool(self.parts("lm_head.weight")[0] != self.told["whole"]["parts"]["lm_head.weight"])
+    def head(self) -> Head:
+        """What became of the output layer: transformers 4.57 leaves it whole, 5 splits it; or it is the embedding."""
+        whole = self.told["whole"]["parts"].get("lm_head.weight")
+        if whole is None:
+            return "tied"
+        return "whole" if self.parts("lm_head.weight")[0] == whole else "split"
 
     def parts(self, name: str) -> list[list[int]]:
         """The shape of each rank's part of a parameter."""
         return [rank["parts"][name] for rank in self.told["ranks"]]
 
 
-def run(model: Model, tp_size: int = 2, silent: bool = False) -> Split:
+def run(model: Model, tp_size: int = 2, prompt: str = checkpoint.PROMPT, silent: bool = False) -> Split:
     """Split a model over several processes of this machine, let them answer together, and compare with the whole.
 
     On a machine with as many GPUs of a kind, and TensorRT-LLM on it, each rank gets one of them; everywhere else the
@@ -84,6 +88,7 @@ def run(model: Model, tp_size: int = 2, silent: bool = False) -> Split:
     Args:
         model: from :func:`helpers.models.find`.
         tp_size: number of ranks; must divide both kinds of heads.
+        prompt: what they continue, besides reading held-out text.
         silent: show nothing where it exists.
 
     Raises:
@@ -96,7 +101,7 @@ def run(model: Model, tp_size: int = 2, silent: bool = False) -> Split:
         # In FP32: all parts together, and on rank 0 the whole beside its own.
         needed = 2 * 2 * memory.weight_bytes(memory.Shape.of(model.config), "fp16") + tp_size * _PROCESS
         workspace.require_memory(needed, f"{tp_size} ranks of {model.name}")
-    made = (stage.ensure if silent else stage.run)(task(model, tp_size, by, device))
+    made = (stage.ensure if silent else stage.run)(task(model, tp_size, by, device, prompt))
     return Split(made.path, made.manifest, made.reused, made.log)
 
 
@@ -120,28 +125,38 @@ def torchrun(python: str, ranks: int, worker: Path, *arguments: str) -> list[str
 
 
 def local_only() -> dict[str, str]:
-    """Variables that keep ranks of one machine on its loopback: a name that does not resolve must not stop them."""
+    """Variables that keep ranks of one machine on its loopback: a name that does not resolve must not stop them.
+
+    What somebody has set already stays.
+    """
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     # One thread a rank is torchrun's own choice where nothing is set; setting it spares its warning.
-    return {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
+    wanted = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
-def task(model: Model, tp_size: int, by: Runner, device: str) -> stage.Stage:
+def task(model: Model, tp_size: int, by: Runner, device: str, prompt: str = checkpoint.PROMPT) -> stage.Stage:
     """The run as a stage.
 
     Args:
         by: the Python that runs the ranks; needs torch, transformers and accelerate.
         device: ``cuda`` for a GPU to each rank, else ``cpu``.
+        model, tp_size, prompt: see :func:`run`.
     """
     worker = _WORKERS / "tensor_parallel.py"
     arguments = ["--model", str(model.path), "--device", device, "--text", str(checkpoint.HELD_OUT)]
-    arguments += ["--tokens", str(TOKENS), "--prompt", checkpoint.PROMPT, "--new-tokens", str(NEW_TOKENS)]
+    arguments += ["--tokens", str(TOKENS), "--prompt", prompt, "--new-tokens", str(NEW_TOKENS)]
     return stage.Stage(
         title=f"{model.name} over {tp_size} rank{'s' if tp_size > 1 else ''}, {'GPUs' if device == 'cuda' else 'CPU'}",
         kind="split",
         command=torchrun(by.python, tp_size, worker, *arguments, "--output", "{out}"),
         target=workspace.home() / "splits" / model.folder / f"{device}-tp{tp_size}",
-        options={"model": model.name, "tp_size": tp_size, "shape": vars(memory.Shape.of(model.config))},
+        options={
+            "model": model.name,
+            "tp_size": tp_size,
+            "prompt": prompt,
+            "shape": vars(memory.Shape.of(model.config)),
+        },
         inputs={
             "model": model.digest,
             "held-out text": workspace.digest(checkpoint.HELD_OUT),

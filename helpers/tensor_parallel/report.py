@@ -5,10 +5,9 @@ from typing import Any
 
 from helpers.cards import Table, bytes_text
 from helpers.errors import WorkshopError
+from helpers.tensor_parallel.pieces import BY_COLUMN, BY_ROW, WHOLE, extents
 from helpers.tensor_parallel.predict import all_reduce_bytes, all_reduces, rank_bytes
 from helpers.tensor_parallel.ranks import TOLERANCE, Split
-
-BY_COLUMN, BY_ROW, WHOLE = "by column (outputs)", "by row (inputs)", "whole on every rank"
 
 
 def cut(whole: Sequence[int], part: Sequence[int]) -> str:
@@ -23,14 +22,14 @@ def cut(whole: Sequence[int], part: Sequence[int]) -> str:
 
 
 def held(*splits: Split) -> Table:
-    """What each rank holds, against the prediction from the model's settings alone.
+    """What each rank holds, against the prediction from the model's settings (and whether its last layer was cut).
 
     Args:
         splits: of one model, over different numbers of ranks.
     """
     rows, exact = [], True
     for split in splits:
-        expected = rank_bytes(split.shape, split.tp_size, head_split=split.head_split)
+        expected = rank_bytes(split.shape, split.tp_size, head=split.head)
         for number, rank in enumerate(split.told["ranks"]):
             exact = exact and rank["bytes"] == expected
             share = f"{rank['bytes'] / split.told['whole']['bytes']:.1%}"
@@ -66,8 +65,8 @@ def matrices(split: Split, layer: int = 0) -> Table:
     rows = []
     for name, shape in split.told["whole"]["parts"].items():
         if ".layers." not in name or f".layers.{layer}." in name:
-            parts = "; ".join(dict.fromkeys(map(_extents, split.parts(name))))
-            rows.append([name.removesuffix(".weight"), _extents(shape), parts, cut(shape, split.parts(name)[0])])
+            parts = "; ".join(dict.fromkeys(map(extents, split.parts(name))))
+            rows.append([name.removesuffix(".weight"), extents(shape), parts, cut(shape, split.parts(name)[0])])
     cuts = _cuts(split, layer)
     alike = all(_cuts(split, other) == cuts for other in range(split.shape.layers))
     counted = f"{cuts.count(BY_COLUMN)} {BY_COLUMN}, {cuts.count(BY_ROW)} {BY_ROW}"
@@ -78,11 +77,6 @@ def matrices(split: Split, layer: int = 0) -> Table:
         caption=f"{split.model} over {split.tp_size} ranks: shapes are outputs × inputs",
         note=f"{same}: {counted}.",
     )
-
-
-def _extents(shape: Sequence[int]) -> str:
-    """A shape as a person writes it."""
-    return " × ".join(map(str, shape))
 
 
 def _cuts(split: Split, layer: int) -> list[str]:

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class Exchanges(TorchDispatchMode):
         namespace, _, name = str(function).partition(".")
         kind = next((kind for word, kind in _KINDS.items() if name.startswith(word)), None)
         if kind and namespace in ("c10d", "_c10d_functional"):
-            given = args[0]
+            given = args[1 if "_base_" in name else 0]  # those write into their first argument
             while isinstance(given, list | tuple):
                 given = given[0]
             self.seen.append((kind, given.numel() * given.element_size()))
@@ -67,7 +68,13 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype, split: bool, **
 
     if split and dist.get_world_size() > 1:  # for a single rank transformers refuses a plan
         more["tp_plan"] = "auto"
+    if device.type == "cpu":
+        # transformers puts parts on the machine's accelerator; a Mac's cannot hold ranks.
+        torch._C._get_accelerator = lambda *_: torch.device("cpu")
+    streams = sys.stdout, sys.stderr
     model = AutoModelForCausalLM.from_pretrained(folder, **dtype_argument(dtype), **more).eval()
+    # transformers silences every GPU's rank but the first; what such a rank dies of shall be told.
+    sys.stdout, sys.stderr = streams
     return model if "tp_plan" in more else model.to(device)
 
 
@@ -85,13 +92,12 @@ def full(tensor: Any) -> torch.Tensor:
 
 def meet(device: torch.device) -> None:
     """Join the other ranks, and let all of them add up their numbers once: what hangs, hangs here."""
-    on_gpu = device.type == "cuda"
+    on_gpu, rank, world = device.type == "cuda", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if rank == 0:
+        progress(1, STEPS, f"first all-reduce: {world} rank{'s meet' if world > 1 else ' alone'}")
     if on_gpu:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
-    rank, world = dist.get_rank(), dist.get_world_size()
-    if rank == 0:
-        progress(1, STEPS, f"first all-reduce: {world} ranks meet")
     total = torch.tensor([rank + 1.0], device=device)
     dist.all_reduce(total)
     if total.item() != world * (world + 1) / 2:
