@@ -106,6 +106,11 @@ class Driver(FakeDriver):
     def nvmlSystemGetProcessName(self, pid):
         return "/usr/bin/python3"
 
+    def tells_nothing(self, *_):
+        raise self.NVMLError
+
+    nvmlDeviceGetP2PStatus = nvmlDeviceGetTopologyCommonAncestor = nvmlDeviceGetNvLinkState = tells_nothing
+
 
 @pytest.fixture
 def play(monkeypatch):
