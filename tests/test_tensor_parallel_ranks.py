@@ -6,12 +6,15 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from conftest import runs, until
+from pods import pod
 
-from helpers import models, workspace
+from helpers import checkpoint, models, releases, workspace
+from helpers.checkpoint import Runner
 from helpers.errors import WorkshopError
 from helpers.tensor_parallel import predict, ranks, report
 
@@ -123,6 +126,30 @@ def test_ranks_of_one_machine_talk_over_its_loopback_only_unless_told_otherwise(
     assert "127.0.0.1" in split.manifest.command
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth7")
     assert ranks.local_only()["NCCL_SOCKET_IFNAME"] == "eth7"
+
+
+# --- Where ranks run -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("machine", "ranks_wanted", "needed", "device"),
+    [
+        ("rtx-4090", 1, 0, "cpu"),  # as for two ranks, which one GPU cannot hold
+        ("rtx-4090", 2, 0, "cpu"),
+        ("two-4090", 1, 0, "cuda"),
+        ("two-4090", 2, 0, "cuda"),
+        ("two-4090", 4, 0, "cpu"),
+        ("two-4090", 2, 30_000_000_000, "cpu"),  # the whole model does not fit beside its part
+    ],
+)
+def test_gpus_are_used_where_there_are_several_and_enough(machine, ranks_wanted, needed, device, monkeypatch, tmp_path):
+    pod(machine, tmp_path).enter(monkeypatch)
+    monkeypatch.setattr(checkpoint, "runner", lambda: Runner("python", {}, {}, (), SimpleNamespace(python=tmp_path)))
+    monkeypatch.setattr(releases, "worker_environment", lambda _, ranks: {"NCCL_P2P_DISABLE": "1", "RANKS": str(ranks)})
+    by, found = ranks.launcher(ranks_wanted, needed)
+    assert found == device
+    assert (by.environment.get("RANKS") == str(ranks_wanted)) == (device == "cuda")
+    assert (by.environment.get("CUDA_VISIBLE_DEVICES") == "") == (device == "cpu")
 
 
 # --- What is refused -------------------------------------------------------------------

@@ -82,8 +82,8 @@ class Split(Artifact):
 def run(model: Model, tp_size: int = 2, prompt: str = checkpoint.PROMPT, silent: bool = False) -> Split:
     """Split a model over several processes of this machine, let them answer together, and compare with the whole.
 
-    On a machine with as many GPUs of a kind, and TensorRT-LLM on it, each rank gets one of them; everywhere else the
-    ranks are processes on the CPU. All arithmetic is FP32.
+    On a machine with several GPUs of a kind, enough for the ranks, and TensorRT-LLM on it, each rank gets one of them;
+    everywhere else the ranks are processes on the CPU. All arithmetic is FP32.
 
     Args:
         model: from :func:`helpers.models.find`.
@@ -95,24 +95,31 @@ def run(model: Model, tp_size: int = 2, prompt: str = checkpoint.PROMPT, silent:
         WorkshopError: a number of ranks that the heads do not allow, too little memory, or a rank failed, was killed,
             or did not end within :data:`TIME_LIMIT`. No process is left.
     """
-    memory.require_split(model.name, memory.Shape.of(model.config), tp_size)
-    by, device = launcher(tp_size)
+    shape = memory.Shape.of(model.config)
+    memory.require_split(model.name, shape, tp_size)
+    whole = 2 * memory.weight_bytes(shape, "fp16")  # in FP32; rank 0 loads it after its own part
+    by, device = launcher(tp_size, whole)
     if device == "cpu":
-        # In FP32: all parts together, and on rank 0 the whole beside its own.
-        needed = 2 * 2 * memory.weight_bytes(memory.Shape.of(model.config), "fp16") + tp_size * _PROCESS
-        workspace.require_memory(needed, f"{tp_size} ranks of {model.name}")
+        workspace.require_memory(2 * whole + tp_size * _PROCESS, f"{tp_size} ranks of {model.name}")
     made = (stage.ensure if silent else stage.run)(task(model, tp_size, by, device, prompt))
     return Split(made.path, made.manifest, made.reused, made.log)
 
 
-def launcher(ranks: int) -> tuple[Runner, str]:
+def launcher(ranks: int, needed: int = 0) -> tuple[Runner, str]:
     """The Python that runs the ranks, with its variables, and ``cuda`` or ``cpu``.
+
+    GPUs are used where there are at least two, so that on a pod with one every number of ranks runs on the same device.
+
+    Args:
+        ranks: number of them.
+        needed: bytes that must be free on each GPU.
 
     Raises:
         WorkshopError: this machine uses TensorRT-LLM, and it is not installed yet.
     """
     by = checkpoint.runner()
-    if by.installation is None or len(hardware.equal_gpus(hardware.look())) < ranks:
+    free = [gpu for gpu in hardware.equal_gpus(hardware.look()) if gpu.free_bytes > needed]
+    if by.installation is None or len(free) < max(2, ranks):
         return replace(by, environment={**by.environment, "CUDA_VISIBLE_DEVICES": ""}), "cpu"
     environment, unset = processes.difference(releases.worker_environment(by.installation, ranks), os.environ)
     return replace(by, environment=environment, unset=unset), "cuda"

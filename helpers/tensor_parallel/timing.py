@@ -247,31 +247,26 @@ def recorded(name: str = "nvidia-h100-x2") -> Recorded:
 
 def _agreement(models: Sequence[Mapping[str, Any]], machine: str) -> Table:
     """Splits of several models, against their wholes."""
-    rows, first = [], models[0]["versions"]
-    version = f"transformers {first['transformers']}, which cuts the last layer too and gathers its logits"
+    rows = []
     for name, one in ((model["name"], model["split"]) for model in models):
         talk = ", ".join(f"{seen['kind']} {seen['count']} × {seen['bytes']:,}" for seen in one["exchanges"])
         held = (f"{one['parameters']:,}", f"{one['parameters'] / one['whole']:.1%}", bytes_text(one["bytes"]))
         same = "the same" if one["same_tokens"] else "others"
         rows.append([name, *held, talk, f"{one['difference']:.1e}", same])
     far = [str(model["name"]) for model in models if model["split"]["difference"] > TOLERANCE]
+    within = f"NOT within {TOLERANCE:g}: {', '.join(far)}" if far else f"All within {TOLERANCE:g}"
+    columns = ["model", "parameters on each", "share", "bytes", "exchanges of a token, bytes", "largest difference"]
     return Table(
-        [
-            "model",
-            "parameters on each",
-            "share",
-            "bytes",
-            "exchanges of a token, bytes",
-            "largest difference",
-            "tokens",
-        ],
+        [*columns, "tokens"],
         rows,
         caption="recorded: ranks over NCCL against the whole model, FP32 without TF32",
-        note=f"{f'NOT within {TOLERANCE:g}: ' + ', '.join(far) if far else f'All within {TOLERANCE:g}'}. On {machine}; "
-        f"torch {first['torch']}, {version if _gathers(models) else 'transformers ' + first['transformers']}.",
+        note=f"{within}. On {machine}; {_software(models)}.",
     )
 
 
-def _gathers(models: Sequence[Mapping[str, Any]]) -> bool:
-    """True if the ranks put logits together, each having a part of the last layer."""
-    return all(any(seen["kind"] == "all-gather" for seen in one["split"]["exchanges"]) for one in models)
+def _software(models: Sequence[Mapping[str, Any]]) -> str:
+    """Versions, and what they do otherwise than those that the notebooks run on."""
+    versions = models[0]["versions"]
+    gathers = all(any(seen["kind"] == "all-gather" for seen in one["split"]["exchanges"]) for one in models)
+    why = ", which cuts the last layer too and gathers its logits" if gathers else ""
+    return f"torch {versions['torch']}, transformers {versions['transformers']}{why}"
