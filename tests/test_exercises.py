@@ -152,7 +152,7 @@ def test_a_known_mistake_about_all_reduces_is_named(answer, told):
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (HANDED * 10, "too many, by a factor of 10.0"),
+        (HANDED * 10, "too many, by a factor of 10."),
         (HANDED / 7, "too few, by a factor of 7.0"),
         (0, "so it hands over something"),
         ("8 MB", "no number of bytes. Give one, such as 1000000"),
@@ -200,13 +200,13 @@ def test_each_right_answer_names_the_others():
 @pytest.mark.parametrize(
     ("gpu", "ranks", "told"),
     [
-        ("h100", 1, r"26 requests too few fit \(6 of 32\); each GPU is [\d.]+ GB too small, KV cache included"),
+        ("h100", 1, r"26 requests too few fit \(6 of 32\); the GPU is [\d.]+ GB too small, KV cache included"),
         ("rtx-4090", 2, "the weights alone do not fit; each GPU is"),
         ("h100", 4, "more GPUs than needed, 2 already hold it"),
         ("h200", 2, "more GPUs than needed, 1 already holds it"),
         ("h100", 3, "64 heads and 8 key-value heads do not divide by 3, only by 1, 2, 4, 8"),
         ("a100", 2, "no engine in FP8 is offered for the A100 SXM 80 GB .Ampere's tensor cores have INT8 and no FP8"),
-        ("v100", 8, "no kernels for the V100.*; more GPUs than needed, 4 already hold it"),
+        ("v100", 8, r"no kernels for the V100[^;]*\."),
         ("h100-mig-7g.80gb", 2, "is a slice of a GPU, and a slice reaches no other"),
     ],
 )

@@ -8,7 +8,7 @@ from helpers import models
 from helpers.cards import Card
 from helpers.errors import WorkshopError
 from helpers.memory import Shape
-from helpers.tensor_parallel import links, predict, timing
+from helpers.tensor_parallel import beside, links, predict, timing
 
 DEVICE = "NVIDIA H100 80GB HBM3"
 
@@ -137,3 +137,15 @@ def test_a_machine_that_was_not_recorded_is_refused_with_those_that_were():
 def test_without_two_gpus_the_reader_is_told_instead_of_shown_nothing():
     shown = timing.times(models.find())
     assert isinstance(shown, Card) and "No two GPUs" in shown.title
+
+
+def test_predictions_are_set_beside_what_was_recorded_and_the_sentence_counts_them(monkeypatch):
+    table = beside.beside_recorded()
+    assert [row[0] for row in table.rows] == [made.model for made in timing.recorded().times]
+    tiny = next(row for row in table.rows if row[0].startswith("TinyLlama"))
+    assert tiny[2].startswith(f"{predict.step('TinyLlama', 'h100', 1).seconds * 1e3:.2f} → ")
+    assert tiny[3] == "3.07 → 3.08 ms"
+    right = sum((float(row[4]) >= beside.HELPS) == (float(row[5]) >= beside.HELPS) for row in table.rows)
+    assert f"right for {right} of the {len(table.rows)} models" in table.note
+    monkeypatch.setattr(beside, "HELPS", 1.3)  # then the 8B's second GPU helped in the prediction only
+    assert f"right for {right - 1} of the" in beside.beside_recorded().note

@@ -66,4 +66,5 @@ class Question:
             return self.zero
         many = answer > self.right
         times = answer / self.right if many else self.right / answer
-        return f"That is {'too many' if many else 'too few'}, by a factor of {times:.1f}. {self.start}"
+        factor = f"{times:.1f}" if times < 10 else f"{times:,.0f}"
+        return f"That is {'too many' if many else 'too few'}, by a factor of {factor}. {self.start}"

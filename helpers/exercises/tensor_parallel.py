@@ -35,7 +35,7 @@ def check_all_reduce_bytes(answer: float | None = None) -> Card:
     shape = _shape(_SMALL)
     question = Question(
         title=f"{_SMALL} in FP16 on {_RANKS} GPUs, {_GENERATING} requests in the generation phase: how many bytes does "
-        "one rank hand to all-reduces in one step?",
+        "one rank hand to the layers' all-reduces in one step?",
         unanswered="in the generation phase each request brings one token to a step. Count the all-reduces of a layer, "
         "then what each of them adds up: one vector a token, and how long it is.",
         unit="bytes",
@@ -76,7 +76,12 @@ def _mistakes(shape: Shape) -> list[Mistake]:
             f"You counted one request. Each of the {_GENERATING} brings a token to the step, and its vector is added "
             "up too.",
         ),
-        Mistake(2 * right, "You counted 4 bytes a number, as in FP32. In FP16 a number has two."),
+        Mistake(
+            2 * right,
+            "It is twice that. Either you counted 4 bytes a number, as in FP32, and FP16 has two, or more than two "
+            "all-reduces a layer.",
+        ),
+        Mistake(right / 1e6, "It looks like megabytes. Give bytes."),
         Mistake(
             right / _RANKS,
             f"You divided by the {_RANKS} ranks. The weights are shared out, but the vector that a rank hands over is "
@@ -155,8 +160,11 @@ def _judge(sheet: Datasheet, ranks: int) -> _Judged:
         wrong.append(f"the {sheet.name} is a slice of a GPU, and a slice reaches no other")
     shape = _shape(_LARGE)
     if ranks not in shape.splits:
-        heads = f"{shape.heads} heads and {shape.kv_heads} key-value heads"
+        kinds = ((shape.heads, "heads"), (shape.kv_heads, "key-value heads"))
+        heads = " and ".join(f"{count} {kind}" for count, kind in kinds if count % ranks)
         wrong.append(f"{heads} do not divide by {ranks}, only by {', '.join(map(str, shape.splits))}")
+        return _Judged(facts, tuple(wrong))
+    if refused:
         return _Judged(facts, tuple(wrong))
     plan = _plan(sheet, ranks)
     facts["requests that fit"] = f"{plan.requests}, and {_REQUESTS} are wanted"
@@ -173,7 +181,8 @@ def _room(sheet: Datasheet, plan: Fit) -> list[str]:
             begin = "the weights and what a step works with do not fit"
         else:
             begin = f"{_REQUESTS - plan.requests} requests too few fit ({plan.requests} of {_REQUESTS})"
-        return [f"{begin}; each GPU is {bytes_text(_needed(plan) - plan.memory)} too small, KV cache included"]
+        which = "each GPU" if plan.tp_size > 1 else "the GPU"
+        return [f"{begin}; {which} is {bytes_text(_needed(plan) - plan.memory)} too small, KV cache included"]
     fewer = [n for n in plan.shape.splits if n < plan.tp_size and _plan(sheet, n).requests >= _REQUESTS]
     return [f"more GPUs than needed, {fewer[0]} already hold{'' if fewer[0] > 1 else 's'} it"] if fewer else []
 

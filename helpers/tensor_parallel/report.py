@@ -118,7 +118,7 @@ def agreement(*splits: Split) -> Table:
     far = [str(split.tp_size) for split in splits if split.difference > TOLERANCE]
     within = f"NOT within {TOLERANCE:g}: {' and '.join(far)} ranks" if far else f"All within {TOLERANCE:g}"
     return Table(
-        ["ranks", "on", "largest difference", "spread of logits", "written together", "alone it writes"],
+        ["ranks", "on", "largest difference", "logits vary by", "written together", "the whole writes"],
         [_agreed(split) for split in splits],
         caption=f"Several ranks of {splits[0].model} against the whole model, in FP32: logits and a greedy text",
         note=f"{within}. Partial sums are added up in another order, which changes the last digits of FP32.",
@@ -126,7 +126,7 @@ def agreement(*splits: Split) -> Table:
 
 
 def _agreed(split: Split) -> list[Any]:
-    """One row of :func:`agreement`; the spread is the standard deviation of all logits."""
+    """One row of :func:`agreement`; logits vary by their standard deviation."""
     text, ids = split.told["text"], split.told["written"]
     same = "the same" if ids["together"] == ids["alone"] else f"another: {text['alone'].strip()}"
     numbers = (f"{split.difference:.1e}", f"{split.told['deviation']:.2f}")
