@@ -138,8 +138,11 @@ class Runner:
     installation: "Installation | None" = None
 
 
-def runner() -> Runner:
+def runner(gpus: int = 1) -> Runner:
     """The TensorRT-LLM release's own Python where one is installed for this machine's GPU, else the notebooks' own.
+
+    Args:
+        gpus: how many the process uses, where a release has any.
 
     Raises:
         WorkshopError: this machine uses TensorRT-LLM, and it is not installed yet.
@@ -152,7 +155,7 @@ def runner() -> Runner:
         quiet = {**_TRANSFORMERS_QUIET, "CUDA_VISIBLE_DEVICES": ""}
         return Runner(sys.executable, {name: version(name) for name in packages}, quiet)
     installation = releases.require()
-    environment, unset = processes.difference(releases.worker_environment(installation), os.environ)
+    environment, unset = processes.difference(releases.worker_environment(installation, gpus), os.environ)
     maker = {name: installation.versions[name] for name in packages}
     return Runner(str(installation.python), maker, environment, unset, installation)
 

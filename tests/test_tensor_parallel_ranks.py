@@ -13,7 +13,7 @@ import pytest
 from conftest import runs, until
 from pods import pod
 
-from helpers import checkpoint, models, releases, workspace
+from helpers import checkpoint, models, workspace
 from helpers.checkpoint import Runner
 from helpers.errors import WorkshopError
 from helpers.tensor_parallel import predict, ranks, report
@@ -144,8 +144,11 @@ def test_ranks_of_one_machine_talk_over_its_loopback_only_unless_told_otherwise(
 )
 def test_gpus_are_used_where_there_are_several_and_enough(machine, ranks_wanted, needed, device, monkeypatch, tmp_path):
     pod(machine, tmp_path).enter(monkeypatch)
-    monkeypatch.setattr(checkpoint, "runner", lambda: Runner("python", {}, {}, (), SimpleNamespace(python=tmp_path)))
-    monkeypatch.setattr(releases, "worker_environment", lambda _, ranks: {"NCCL_P2P_DISABLE": "1", "RANKS": str(ranks)})
+
+    def runner(gpus=None):
+        return Runner("python", {}, {} if gpus is None else {"RANKS": str(gpus)}, (), SimpleNamespace(python=tmp_path))
+
+    monkeypatch.setattr(checkpoint, "runner", runner)
     by, found = ranks.launcher(ranks_wanted, needed)
     assert found == device
     assert (by.environment.get("RANKS") == str(ranks_wanted)) == (device == "cuda")

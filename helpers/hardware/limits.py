@@ -221,7 +221,7 @@ def _seeing_one(machine: Machine, environment: Mapping[str, str]) -> dict[str, s
     """An environment in which CUDA's first device is the GPU that is meant, not the fastest of several."""
     gpu = supported_gpu(machine)
     chosen = dict(environment)
-    if gpu and len(machine.gpus) > 1 and " MIG " not in gpu.name and "CUDA_VISIBLE_DEVICES" not in chosen:
+    if gpu and len(machine.gpus) > 1 and not gpu.is_slice and "CUDA_VISIBLE_DEVICES" not in chosen:
         chosen |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(gpu.index)}
     return chosen
 

@@ -4,7 +4,7 @@
 ``memory.fit("TinyLlama", "a10g", "int8_sq")``.
 """
 
-from helpers.memory.asked import TITLES, resolve
+from helpers.memory.asked import TITLES, named, resolve
 from helpers.memory.planner import (
     KV_SHARE,
     RUNTIME,
@@ -49,6 +49,7 @@ __all__ = [
     "kv_pool",
     "largest_batch",
     "longest_sequence",
+    "named",
     "require_split",
     "resolve",
     "step_tokens",

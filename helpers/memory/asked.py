@@ -26,7 +26,7 @@ def resolve(model: ModelLike, gpu: str | float) -> tuple[str, Shape, hardware.Da
     Raises:
         WorkshopError: an unknown model or GPU, settings that lack a key, or a size that no device has.
     """
-    name, shape = _model(model)
+    name, shape = named(model)
     if isinstance(gpu, str):
         sheet = hardware.by_key(gpu)
         return name, shape, sheet, sheet.memory_bytes
@@ -38,8 +38,12 @@ def resolve(model: ModelLike, gpu: str | float) -> tuple[str, Shape, hardware.Da
     return name, shape, None, int(gpu * GIB)
 
 
-def _model(model: ModelLike) -> tuple[str, Shape]:
-    """Name and shape of a model in any of the forms that :func:`fit` takes."""
+def named(model: ModelLike) -> tuple[str, Shape]:
+    """Name and shape of a model in any of the forms that :func:`~helpers.memory.fit` takes.
+
+    Raises:
+        WorkshopError: an unknown model, or settings that lack a key.
+    """
     if isinstance(model, Shape):
         return "This model", model
     if isinstance(model, models.Model):

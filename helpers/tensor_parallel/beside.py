@@ -3,14 +3,12 @@
 Notebook 06 asks it after both are on the page.
 """
 
-from helpers import hardware, models
+from helpers import hardware, memory
 from helpers.cards import Table
 from helpers.memory import Shape
+from helpers.tensor_parallel.comparison import HELPS
 from helpers.tensor_parallel.predict import step
 from helpers.tensor_parallel.timing import Times, recorded
-
-HELPS = 1.05
-"""How many times as fast a token must be on more GPUs to say that they help."""
 
 
 def beside_recorded(name: str = "nvidia-h100-x2") -> Table:
@@ -43,9 +41,7 @@ def beside_recorded(name: str = "nvidia-h100-x2") -> Table:
 
 def _shape(times: Times) -> Shape:
     """The shape of a recorded model: of the bundled one, or of the one whose shape its random weights have."""
-    name = times.model.partition("'s shape")[0]
-    known = models.known()
-    return Shape.of(known[name]["config"] if name in known else models.find(name).config)
+    return memory.named(times.model.partition("'s shape")[0])[1]
 
 
 def _gpu(device: str) -> hardware.Datasheet:

@@ -20,7 +20,8 @@ OWN_KERNELS = "https://developer.nvidia.com/blog/3x-faster-allreduce-with-nvswit
 """NVIDIA on TensorRT-LLM's all-reduce over NVSwitch: two steps however many GPUs, up to 3 times as fast as a ring's."""
 
 _WORDS: dict[Way, str] = {"pipeline": "As a pipeline", "expert": "With whole experts on each GPU"}
-_NEAR = 1.05  # times: what is closer together is called the same
+HELPS = 1.05
+"""How many times as fast a token must be on more GPUs to say that they help."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,12 +112,12 @@ class Prediction(ShownAsTable):
         """One a way besides ``tensor``: in how many cases it is the faster one."""
         said = []
         for way in self.ways if "tensor" in self.ways else ():
+            theirs = {(one.model, one.gpu, one.ranks): one for one in self.steps if one.way == way and one.fits}
             pairs = [
-                (one, other)
+                (one, theirs[one.model, one.gpu, one.ranks])
                 for one in self.steps
-                for other in self.steps
-                if (one.way, other.way) == ("tensor", way) and one.ranks > 1 and one.fits and other.fits
-                if (one.model, one.gpu, one.ranks) == (other.model, other.gpu, other.ranks)
+                if one.way == "tensor" and one.ranks > 1 and one.fits
+                if (one.model, one.gpu, one.ranks) in theirs
             ]
             if way != "tensor" and pairs:
                 faster = sum(other.seconds < one.seconds for one, other in pairs)
@@ -136,8 +137,8 @@ class Prediction(ShownAsTable):
         faster = first.seconds / best.seconds
         if first.ranks == max(asked):
             return needs or f"{first.ranks} is the only number asked for"
-        if faster < _NEAR:
-            more = f"no other number of GPUs is more than {_NEAR - 1:.0%} faster"
+        if faster < HELPS:
+            more = f"no other number of GPUs is more than {HELPS - 1:.0%} faster"
         else:
             end = "the most asked for" if best.ranks == max(asked) else "more do not help"
             more = f"{best.ranks} are fastest ({end}), {faster:.1f} times as fast as {first.ranks}"

@@ -47,8 +47,7 @@ def mixture_of(model: ModelLike | Mixture) -> Mixture:
         return model
     if isinstance(model, str) and model in mixtures():
         return mixtures()[model]
-    name, shape, _, _ = memory.resolve(model, 1)  # any size of a memory: only the model is asked for
-    return Mixture(name, shape, 1, 1)
+    return Mixture(*memory.named(model), 1, 1)
 
 
 def touched(mixture: Mixture, tokens: int = 1) -> dict[int, Fraction]:

@@ -37,7 +37,7 @@ class Interconnect:
         """Seconds of an all-reduce so small that its bytes do not count; 0 for one rank.
 
         Of a number that nobody timed: t(n) = t(m) × ⌈log₂ n⌉ / ⌈log₂ m⌉ with the nearest m that somebody did, since
-        partial sums can be added up in pairs. Measured over one link, between numbers of GPUs on one board.
+        partial sums can be added up in pairs: an estimate.
         """
         if ranks == 1:
             return 0.0

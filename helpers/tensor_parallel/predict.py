@@ -122,11 +122,6 @@ class Step:
         """True if weights, KV cache and what the runtime takes (an estimate) fit into each GPU's memory."""
         return self.held + self.cache + memory.RUNTIME <= self.memory
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Of one request."""
-        return 1 / self.seconds
-
 
 @dataclass(frozen=True)
 class _Parts:

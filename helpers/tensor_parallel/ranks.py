@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from helpers import checkpoint, hardware, memory, processes, releases, stage, workspace
+from helpers import checkpoint, hardware, memory, stage, workspace
 from helpers.checkpoint import Runner
 from helpers.models import Model
 from helpers.tensor_parallel.predict import Head
@@ -117,12 +117,12 @@ def launcher(ranks: int, needed: int = 0) -> tuple[Runner, str]:
     Raises:
         WorkshopError: this machine uses TensorRT-LLM, and it is not installed yet.
     """
-    by = checkpoint.runner()
     free = [gpu for gpu in hardware.equal_gpus(hardware.look()) if gpu.free_bytes > needed]
-    if by.installation is None or len(free) < max(2, ranks):
-        return replace(by, environment={**by.environment, "CUDA_VISIBLE_DEVICES": ""}), "cpu"
-    environment, unset = processes.difference(releases.worker_environment(by.installation, ranks), os.environ)
-    return replace(by, environment=environment, unset=unset), "cuda"
+    enough = len(free) >= max(2, ranks)
+    by = checkpoint.runner(ranks) if enough else checkpoint.runner()
+    if enough and by.installation is not None:
+        return by, "cuda"
+    return replace(by, environment={**by.environment, "CUDA_VISIBLE_DEVICES": ""}), "cpu"
 
 
 def torchrun(python: str, ranks: int, worker: Path, *arguments: str) -> list[str]:
