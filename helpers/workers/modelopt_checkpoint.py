@@ -36,15 +36,21 @@ def read_texts(file: Path) -> list[str]:
     return [json.loads(line)["text"] for line in file.read_text().splitlines() if line.strip()]
 
 
+def dtype_argument(dtype: Any) -> dict[str, Any]:
+    """The argument that asks for a type of number; it was called ``torch_dtype`` before transformers 4.56."""
+    import transformers
+
+    newer = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4, 56)
+    return {"dtype" if newer else "torch_dtype": dtype}
+
+
 def load(folder: Path) -> Any:
     """The model, ready to run: on the GPU in its own 16 bits, on a CPU in 32, which has no fast 16-bit arithmetic."""
     import torch
     import transformers
 
     on_gpu = torch.cuda.is_available()
-    # The argument was called torch_dtype before transformers 4.56.
-    newer = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4, 56)
-    kind = {"dtype" if newer else "torch_dtype": torch.float16 if on_gpu else torch.float32}
+    kind = dtype_argument(torch.float16 if on_gpu else torch.float32)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, **kind).eval()
     return model.cuda() if on_gpu else model
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from modelopt_checkpoint import progress, read_texts  # type: ignore[import-not-found]
+from modelopt_checkpoint import dtype_argument, progress, read_texts  # type: ignore[import-not-found]
 from torch.utils._python_dispatch import TorchDispatchMode
 
 STEPS = 6
@@ -52,14 +52,6 @@ class Exchanges(TorchDispatchMode):
     def counted(self) -> list[dict[str, Any]]:
         """Each kind and size once, with how often it was seen."""
         return [{"kind": k, "bytes": b, "count": self.seen.count((k, b))} for k, b in dict.fromkeys(self.seen)]
-
-
-def dtype_argument(dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The argument that asks for a type of number; it was called ``torch_dtype`` before transformers 4.56."""
-    import transformers
-
-    newer = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4, 56)
-    return {"dtype" if newer else "torch_dtype": dtype}
 
 
 def load(folder: Path, device: torch.device, dtype: torch.dtype, split: bool, **more: Any) -> Any:
