@@ -122,19 +122,26 @@ def known() -> Mapping[str, Mapping[str, Any]]:
     return tomllib.loads((DATA / "models.toml").read_text())
 
 
-def find(name: str = BUNDLED) -> Model:
+def find(name: str = BUNDLED, revision: str | None = None) -> Model:
     """The model called ``name``: ``"bundled"``, a name in ``data/models.toml``, a local folder, or a hub id.
 
+    Args:
+        name: of the model; a hub id may end in ``@`` and a revision, as the source of such a model does.
+        revision: of a model on the hub, a commit or a branch; None for the one that the table pins, else the newest.
+
     Raises:
-        WorkshopError: it cannot be found or downloaded, or it fails :func:`check`.
+        WorkshopError: it cannot be found or downloaded, it has no revisions, or it fails :func:`check`.
     """
+    if revision and (name == BUNDLED or Path(name).expanduser().is_dir()):
+        raise WorkshopError(f"{name!r} lies on this machine and has no revisions: leave {revision!r} out.")
     if name == BUNDLED:
         return check(Model(name, DATA / "model", name, name))
     if Path(name).expanduser().is_dir():
         folder = Path(name).expanduser().resolve()
         mark = hashlib.sha256(str(folder).encode()).hexdigest()[:6]
         return check(Model(folder.name, folder, str(folder), f"{folder.name}-{mark}"))
-    rows = known()
+    name, _, named = name.partition("@")
+    revision, rows = revision or named or None, known()
     row = rows.get(name) or next((r for r in rows.values() if r["repository"] == name), None)
     repository = row["repository"] if row else name
     if not _HUB_ID.fullmatch(repository):
@@ -142,22 +149,28 @@ def find(name: str = BUNDLED) -> Model:
             f"There is no model called {name!r}: it is neither a folder nor a hub id (owner/name). "
             f"Choose 'bundled', {', '.join(map(repr, rows))}, a folder of safetensors weights, or a hub id."
         )
-    return check(Model(repository, download(repository, row), repository, repository.replace("/", "--")))
+    place = download(repository, row, revision)
+    # Another revision than the pinned one is another model: its engines lie beside, and find it again by its source.
+    other = f"@{revision}" if revision and not (row and revision == row["revision"]) else ""
+    return check(Model(repository, place, repository + other, repository.replace("/", "--") + other.replace("/", "-")))
 
 
-def download(repository: str, row: Mapping[str, Any] | None) -> Path:
+def download(repository: str, row: Mapping[str, Any] | None, revision: str | None = None) -> Path:
     """Fetch a model from the Hugging Face hub into the workspace, as a stage; returns its folder.
 
     Args:
         repository: ``owner/name``.
         row: its entry in ``data/models.toml`` (revision, digest of the weights), or None for the newest revision.
+        revision: a commit or a branch instead of the row's.
 
     Raises:
         WorkshopError: no network, no such model, or a gated one without a token; where the table says that it is
             gated, before anything is tried.
     """
-    revision = row["revision"] if row else "main"
-    target = workspace.home() / "models" / repository.replace("/", "--") / revision[:12]
+    if revision and row and revision != row["revision"]:
+        row = {key: value for key, value in row.items() if key != "sha256"} | {"revision": revision}
+    revision = revision or (row["revision"] if row else "main")
+    target = workspace.home() / "models" / repository.replace("/", "--") / revision.replace("/", "-")[:12]
     if row and row["gated"] and not (target / workspace.MANIFEST).is_file() and not _token():
         raise WorkshopError(
             f"{repository} is gated and nothing was downloaded: accept its licence on its page at huggingface.co, put "
@@ -166,7 +179,7 @@ def download(repository: str, row: Mapping[str, Any] | None) -> Path:
     task = stage.Stage(
         title=f"Download of {repository}",
         kind="model",
-        command=download_command(sys.executable, repository, row, "{out}"),
+        command=download_command(sys.executable, repository, row, "{out}", revision),
         target=target,
         options={"repository": repository, "revision": revision},
         environment={
@@ -182,20 +195,22 @@ def download(repository: str, row: Mapping[str, Any] | None) -> Path:
     return stage.ensure(task).path
 
 
-def download_command(python: str, repository: str, row: Mapping[str, Any] | None, output: str) -> list[str]:
+def download_command(
+    python: str, repository: str, row: Mapping[str, Any] | None, output: str, revision: str | None = None
+) -> list[str]:
     """The command that fetches a model: see :func:`download`.
 
     Args:
         python: an interpreter that has ``huggingface_hub``.
-        repository, row: as for :func:`download`.
+        repository, row, revision: as for :func:`download`.
         output: the folder to fill.
     """
     worker = Path(__file__).with_name("workers") / "download_model.py"
-    revision = row["revision"] if row else "main"
+    revision = revision or (row["revision"] if row else "main")
     command = [python, str(worker), "--repository", repository, "--revision", revision, "--output", output]
     for pattern in _WANTED:
         command += ["--pattern", pattern]
-    if row and "sha256" in row:
+    if row and "sha256" in row and revision == row["revision"]:
         command += ["--sha256", row["sha256"]]
     return command
 

@@ -214,6 +214,31 @@ def test_a_known_name_is_asked_for_at_its_pinned_revision(no_hub, tmp_path):
     assert ".bin" not in command
 
 
+@pytest.mark.parametrize("name, revision", [("TinyLlama", "v0.6"), ("TinyLlama@v0.6", None)])
+def test_another_revision_can_be_asked_for_and_is_not_held_to_the_pinned_digest(no_hub, tmp_path, name, revision):
+    with pytest.raises(WorkshopError):
+        models.find(name, revision)
+    command = " ".join(spec_of_the_run(tmp_path / "workshop")["command"])
+    assert "--revision v0.6 " in command
+    assert "--sha256" not in command
+
+
+def test_a_model_of_another_revision_is_found_again_by_its_source(no_hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        models, "download", lambda *asked: shutil.copytree(workspace.DATA / "model", tmp_path / asked[2])
+    )
+    made = models.find("TinyLlama", "v0.6")
+    assert made.source == "TinyLlama/TinyLlama-1.1B-Chat-v1.0@v0.6"
+    assert made.folder == "TinyLlama--TinyLlama-1.1B-Chat-v1.0@v0.6"
+    shutil.rmtree(tmp_path / "v0.6")
+    assert models.find(made.source).folder == made.folder
+
+
+def test_a_model_on_this_machine_has_no_revisions():
+    with pytest.raises(WorkshopError, match=r"'bundled' lies on this machine and has no revisions: leave 'main' out"):
+        models.find("bundled", "main")
+
+
 def test_the_hubs_cache_lies_in_the_workspace(no_hub, tmp_path):
     with pytest.raises(WorkshopError):
         models.find("nobody/nothing")
