@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 PROMPT = "Born in north-east France, Soyer trained as a"
 CALIBRATION = DATA / "calibration" / "train.jsonl"
+CALIBRATION_TEXTS = 128
+"""How many of them calibration looks at unless told otherwise."""
+
 HELD_OUT = DATA / "heldout.jsonl"
 TITLES = {
     "fp16": "FP16",
@@ -167,7 +170,7 @@ def command(
     kv: str | None,
     tp_size: int,
     output: str,
-    calibration_texts: int = 128,
+    calibration_texts: int = CALIBRATION_TEXTS,
 ) -> list[str]:
     """The command that makes a checkpoint, as data.
 
@@ -179,10 +182,8 @@ def command(
     """
     words = [python, str(_WORKERS / "modelopt_checkpoint.py"), "--model", model, "--precision", precision]
     words += ["--kv-cache", kv] if kv else []
-    if precision == "int4_awq":
-        calibration_texts = min(calibration_texts, _AWQ_TEXTS)
-    if precision != "fp16" or kv:
-        words += ["--calibration", str(CALIBRATION), "--calibration-texts", str(calibration_texts)]
+    texts = texts_used(precision, kv, calibration_texts)
+    words += ["--calibration", str(CALIBRATION), "--calibration-texts", str(texts)] if texts else []
     return [*words, "--tp-size", str(tp_size), "--held-out", str(HELD_OUT), "--prompt", PROMPT, "--output", output]
 
 
@@ -191,9 +192,23 @@ def full_title(weights: str, kv: str | None) -> str:
     return f"{weights} weights, {KV_TITLES[kv]} KV cache"
 
 
-def folder_name(precision: str, kv: str | None, tp_size: int) -> str:
+def folder_name(precision: str, kv: str | None, tp_size: int, calibration_texts: int = CALIBRATION_TEXTS) -> str:
     """The name of a checkpoint's folder, below that of its model."""
-    return "-".join([precision, *(["kv-" + kv] if kv else []), f"tp{tp_size}"])
+    name = "-".join([precision, *(["kv-" + kv] if kv else []), f"tp{tp_size}"])
+    return name + calibration_suffix(precision, kv, calibration_texts)
+
+
+def texts_used(precision: str, kv: str | None, calibration_texts: int = CALIBRATION_TEXTS) -> int:
+    """How many calibration texts are looked at where so many are asked for; 0 where nothing is calibrated."""
+    if precision in ("fp16", "int8_wo") and kv is None:
+        return 0
+    return min(calibration_texts, _AWQ_TEXTS) if precision == "int4_awq" else calibration_texts
+
+
+def calibration_suffix(precision: str, kv: str | None, calibration_texts: int) -> str:
+    """What a folder's name ends with where another number of texts is looked at than usual."""
+    used = texts_used(precision, kv, calibration_texts)
+    return "" if used == texts_used(precision, kv) else f"-c{used}"
 
 
 def make(
@@ -201,7 +216,7 @@ def make(
     precision: str = "fp16",
     kv: str | None = None,
     tp_size: int = 1,
-    calibration_texts: int = 128,
+    calibration_texts: int = CALIBRATION_TEXTS,
     silent: bool = False,
 ) -> Checkpoint:
     """Convert a model to a TensorRT-LLM checkpoint, quantizing it on the way where asked to.
@@ -297,23 +312,21 @@ def _quantization(
         workspace.require_memory(5 * model.bytes, f"quantizing {model.name}")
     worker = _WORKERS / "modelopt_checkpoint.py"
     inputs = {"model": model.digest, "held-out text": workspace.digest(HELD_OUT), "worker": workspace.digest(worker)}
-    calibrated = precision != "fp16" or kv is not None
-    if calibrated:
+    texts = texts_used(precision, kv, calibration_texts)
+    if texts:
         inputs["calibration"] = workspace.digest(CALIBRATION)
-    if precision == "int4_awq":
-        calibration_texts = min(calibration_texts, _AWQ_TEXTS)  # what the options below shall remember
     kv_title = f", KV cache {kv.upper()}" if kv else ""
     ranks_title = f", {tp_size} ranks" if tp_size > 1 else ""
     return stage.Stage(
         title=f"TensorRT-LLM checkpoint of {model.name}, {TITLES[precision]}{kv_title}{ranks_title}",
         kind="checkpoint",
         command=command(by.python, str(model.path), precision, kv, tp_size, "{out}", calibration_texts),
-        target=workspace.home() / "checkpoints" / model.folder / folder_name(precision, kv, tp_size),
+        target=workspace.home() / "checkpoints" / model.folder / folder_name(precision, kv, tp_size, calibration_texts),
         options={
             "precision": precision,
             "kv": kv or "",
             "tp_size": tp_size,
-            "calibration_texts": calibration_texts if calibrated else 0,
+            "calibration_texts": texts,
         },
         inputs=inputs,
         maker=by.maker,

@@ -1,7 +1,7 @@
 """What every toolchain offers, and the artifact they all make: the engine.
 
-A toolchain does what follows after convert and quantize, which are the same everywhere: build and generate (and serve,
-once notebook 07 is there). The notebooks call these names and never ask which toolchain it is.
+A toolchain does what follows after convert and quantize, which are the same everywhere: build, generate and serve. The
+notebooks call these names and never ask which toolchain it is.
 """
 
 import json
@@ -20,11 +20,18 @@ from helpers.toolchains.batching import BatchRun, Load
 from helpers.toolchains.choices import AUTO, CHECKPOINTS, TITLES, Choices, KvChoices, kv_of
 from helpers.toolchains.generation import Generation
 from helpers.toolchains.generation import side_by_side as side_by_side
+from helpers.toolchains.serving import ServeCommand, ServeOptions
+from helpers.toolchains.sizes import Sizes
 from helpers.workspace import Artifact
 
 
 def quantized(
-    model: Model, precision: str, kv: str | None = AUTO, silent: bool = False, tp_size: int = 1
+    model: Model,
+    precision: str,
+    kv: str | None = AUTO,
+    silent: bool = False,
+    tp_size: int = 1,
+    calibration_texts: int = checkpoint.CALIBRATION_TEXTS,
 ) -> checkpoint.Checkpoint:
     """The TensorRT-LLM checkpoint that an engine of this precision is built from, KV cache included.
 
@@ -34,11 +41,12 @@ def quantized(
         kv: of the KV cache: ``fp8``, ``int8``, None for 16 bits; :data:`AUTO` for what goes best with the weights.
         silent: show nothing where it exists.
         tp_size: number of ranks.
+        calibration_texts: how many of the calibration texts to look at.
 
     Raises:
         WorkshopError: see :func:`helpers.checkpoint.make`.
     """
-    return checkpoint.make(model, CHECKPOINTS[precision], kv_of(precision, kv), tp_size, silent=silent)
+    return checkpoint.make(model, CHECKPOINTS[precision], kv_of(precision, kv), tp_size, calibration_texts, silent)
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,8 +123,24 @@ class Toolchain(Protocol):
         """Which KV caches this machine's engines can have, beside which weights, and what each gives up."""
         ...
 
-    def build(self, model: Model, precision: str = "fp16", kv: str | None = AUTO, tp_size: int = 1) -> Engine:
-        """Compile a model for this machine, split over ``tp_size`` GPUs, as a stage."""
+    def build(
+        self,
+        model: Model,
+        precision: str = "fp16",
+        kv: str | None = AUTO,
+        tp_size: int = 1,
+        sizes: Sizes | None = None,
+        calibration_texts: int = checkpoint.CALIBRATION_TEXTS,
+    ) -> Engine:
+        """Compile a model for this machine, over ``tp_size`` GPUs, for ``sizes`` or the usual ones, as a stage."""
+        ...
+
+    def serve_options(self, engine: Engine) -> ServeOptions:
+        """What a server of this engine is told unless a recipe says otherwise."""
+        ...
+
+    def serve_command(self, engine: Engine, options: ServeOptions) -> ServeCommand:
+        """What starts an OpenAI-compatible server in front of an engine; starts nothing."""
         ...
 
     def ranks(self, model: Model) -> list[int]:
@@ -182,16 +206,27 @@ def rebuild_command(engine: Engine, tp_size: int | None = None) -> str:
     return workspace.shell_text(command)
 
 
-def engine_folder(toolchain: str, precision: str, kv: str | None, usual: str | None, tp_size: int = 1) -> str:
+def engine_folder(
+    toolchain: str,
+    precision: str,
+    kv: str | None,
+    usual: str | None,
+    tp_size: int = 1,
+    calibration: str = "",
+    sizes: Sizes | None = None,
+) -> str:
     """The name of an engine's folder, below that of its model: its KV cache and its ranks where they are not the usual.
 
     Args:
         toolchain, precision, kv: of the engine.
         usual: the KV cache that goes unnamed.
         tp_size: number of ranks; one goes unnamed.
+        calibration: from :func:`helpers.checkpoint.calibration_suffix`.
+        sizes: what it is built for; None for the usual sizes, which go unnamed.
     """
     named = f"{toolchain}-{precision}" + ("" if kv == usual else f"-kv-{kv or 'fp16'}")
-    return named + (f"-tp{tp_size}" if tp_size > 1 else "")
+    named += (f"-tp{tp_size}" if tp_size > 1 else "") + calibration
+    return named + (f"-{sizes.folder()}" if sizes else "")
 
 
 def disguised(engine: Engine, **machine: str) -> Engine:

@@ -6,6 +6,8 @@ Everything runs in child processes, as it does with TensorRT-LLM.
 """
 
 import json
+import math
+import os
 import subprocess
 import sys
 import sysconfig
@@ -22,8 +24,10 @@ from helpers.models import Model
 from helpers.toolchains import base, batching
 from helpers.toolchains.base import Engine, disguised, rebuild_command, require_fit
 from helpers.toolchains.batching import BatchRun, Load
-from helpers.toolchains.choices import AUTO, TITLES, Choices, KvChoice, KvChoices
+from helpers.toolchains.choices import AUTO, CHECKPOINTS, TITLES, Choices, KvChoice, KvChoices
 from helpers.toolchains.generation import Generation, converse
+from helpers.toolchains.serving import ServeCommand, ServeOptions
+from helpers.toolchains.sizes import Sizes
 from helpers.workspace import Artifact
 
 name = "openvino"
@@ -39,6 +43,7 @@ _PLANNED = {None: None, "int8": "u8"}
 """What :mod:`helpers.memory` calls those that can be built."""
 
 _TOKENS_PER_BLOCK = 32  # of the KV cache; fixed for the CPU (openvino.genai's continuous batching pipeline)
+_BATCH = 32  # requests at once, where nobody says how many; more gain little on a few cores
 _PACKAGES = ("openvino", "openvino-genai", "openvino-tokenizers", "nncf", "optimum-intel")
 
 
@@ -119,7 +124,14 @@ def ranks(model: Model) -> list[int]:
     return [1]
 
 
-def build(model: Model, precision: str = "fp16", kv: str | None = AUTO, tp_size: int = 1) -> Engine:
+def build(
+    model: Model,
+    precision: str = "fp16",
+    kv: str | None = AUTO,
+    tp_size: int = 1,
+    sizes: Sizes | None = None,
+    calibration_texts: int = checkpoint.CALIBRATION_TEXTS,
+) -> Engine:
     """Compile a model for this CPU.
 
     Args:
@@ -128,6 +140,8 @@ def build(model: Model, precision: str = "fp16", kv: str | None = AUTO, tp_size:
             calibrated on ``data/calibration``.
         kv: of the KV cache: None for 16 bits, which is also what :data:`AUTO` means here; ``int8``.
         tp_size: 1; an engine of this toolchain is not split.
+        sizes: not looked at: an OpenVINO engine has no limits of its own, its server has (:func:`serve_options`).
+        calibration_texts: how many of the calibration texts the quantizer looks at.
 
     Raises:
         WorkshopError: an unknown precision, a KV cache that cannot be built, another tp_size, or a failed stage.
@@ -150,16 +164,25 @@ def build(model: Model, precision: str = "fp16", kv: str | None = AUTO, tp_size:
     }
     command = [sys.executable, str(worker), "--graph", str(graph.path), "--precision", precision]
     command += ["--kv-cache", _KV[kv]]
-    if precision != "fp16":
+    texts = checkpoint.texts_used(CHECKPOINTS[precision], None, calibration_texts)
+    if texts:
         inputs["calibration"] = workspace.digest(checkpoint.CALIBRATION)
-        command += ["--calibration", str(checkpoint.CALIBRATION)]
+        command += ["--calibration", str(checkpoint.CALIBRATION), "--calibration-texts", str(texts)]
+    suffix = checkpoint.calibration_suffix(CHECKPOINTS[precision], None, calibration_texts)
+    folder = base.engine_folder(name, precision, kv, usual=None, calibration=suffix)
     made = stage.run(
         stage.Stage(
             title=f"Engine of {model.name}, {_named(precision, kv)}, {title}",
             kind="engine",
             command=[*command, "--output", "{out}"],
-            target=workspace.home() / "engines" / model.folder / base.engine_folder(name, precision, kv, usual=None),
-            options={"toolchain": name, "model": model.source, "precision": precision, "kv": kv or ""},
+            target=workspace.home() / "engines" / model.folder / folder,
+            options={
+                "toolchain": name,
+                "model": model.source,
+                "precision": precision,
+                "kv": kv or "",
+                "calibration_texts": texts,
+            },
             inputs=inputs,
             maker=release(),
             machine=cpu_identity(),
@@ -210,6 +233,56 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
     return converse(engine, command, prompt, max_tokens)
 
 
+def serve_options(engine: Engine) -> ServeOptions:
+    """What the CPU server is told unless a recipe says otherwise.
+
+    A step takes a whole prompt of any length that the model can read, since a batch ceiling and chunked prompts exclude
+    each other in OpenVINO's scheduler, and the ceiling is what TensorRT-LLM's engines have.
+    """
+    longest = memory.longest_sequence(_shape(engine))
+    return ServeOptions(Sizes(_BATCH, longest, longest - 1, longest))
+
+
+def serve_command(engine: Engine, options: ServeOptions) -> ServeCommand:
+    """What starts the CPU server on an engine (notebook 07); starts nothing.
+
+    Raises:
+        WorkshopError: the engine does not fit this machine, or the options ask for more than the model can read.
+    """
+    require_fit(sys.modules[__name__], engine)
+    sizes, positions = options.sizes, _shape(engine).positions
+    if sizes.max_seq_len > positions:
+        raise WorkshopError(
+            f"max_seq_len is {sizes.max_seq_len:,}, and this model reads {positions:,} tokens at most (its positions). "
+            f"Choose prompt and answer of at most {positions:,} together."
+        )
+    request = math.ceil(sizes.max_seq_len / _TOKENS_PER_BLOCK)
+    blocks = (options.kv_tokens or 0) // _TOKENS_PER_BLOCK or sizes.max_batch_size * request
+    if blocks < request:
+        raise WorkshopError(
+            f"A KV cache of {options.kv_tokens:,} tokens does not hold one request of {sizes.max_seq_len:,}. Give it "
+            f"at least {request * _TOKENS_PER_BLOCK:,}."
+        )
+    command = [sys.executable, "-m", "helpers.serving.app", "--engine", str(engine.path)]
+    command += ["--model-name", engine.path.name, "--host", options.host, "--port", str(options.port)]
+    command += ["--max-batch-size", str(sizes.max_batch_size), "--max-num-tokens", str(sizes.max_num_tokens)]
+    command += ["--max-seq-len", str(sizes.max_seq_len), "--kv-blocks", str(blocks)]
+    command += ["--max-queue", str(options.max_queue), "--kv-cache", _KV[engine.kv]]
+    command += ["--chunked-prefill"] if options.chunked_prefill else []
+    note = (
+        f"Long prompts are read in chunks of {sizes.max_num_tokens:,} tokens, and the batch has no ceiling."
+        if options.chunked_prefill
+        else f"At most {sizes.max_batch_size} requests run at once, and every prompt is read whole."
+    )
+    both = " OpenVINO's scheduler has one or the other, and the recipe chooses (serving.chunked_prefill)."
+    return ServeCommand(command, engine.path.name, {**os.environ, **_QUIET}, notes=(note + both,))
+
+
+def _shape(engine: Engine) -> memory.Shape:
+    """The shape of the model in an engine."""
+    return memory.Shape.of(json.loads((engine.path / "graph" / "config.json").read_text()))
+
+
 def batch(engine: Engine, budget: int, load: Load | None = None) -> BatchRun:
     """Hand many requests to an engine at once, its KV cache held to a number of bytes, as a stage (notebook 05).
 
@@ -224,7 +297,7 @@ def batch(engine: Engine, budget: int, load: Load | None = None) -> BatchRun:
     """
     require_fit(sys.modules[__name__], engine)
     load = load or Load()
-    shape = memory.Shape.of(json.loads((engine.path / "graph" / "config.json").read_text()))
+    shape = _shape(engine)
     batching.require_load(load, budget, shape.positions)
     each = memory.kv_bytes_per_token(shape, _PLANNED[engine.kv])
     blocks = batching.blocks_within(load, budget, each, _TOKENS_PER_BLOCK)

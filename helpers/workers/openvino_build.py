@@ -27,15 +27,15 @@ def progress(done: int, total: int, text: str) -> None:
     print(f"@progress {done}/{total} {text}", flush=True)
 
 
-def calibration_rows(graph: Path, texts: Path) -> list[dict[str, Any]]:
-    """Model inputs made of the calibration texts, laid end to end; each row starts from an empty KV cache."""
+def calibration_rows(graph: Path, texts: Path, most: int) -> list[dict[str, Any]]:
+    """Model inputs of the first ``most`` texts, laid end to end; each row starts from an empty KV cache."""
     from nncf.definitions import NNCF_DATASET_RESET_STATE_KEY
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(graph / "tokenizer.json"))
     ends = json.loads((graph / "config.json").read_text())["eos_token_id"]
     end = ends[0] if isinstance(ends, list) else ends
-    lines = [json.loads(line)["text"] for line in texts.read_text().splitlines() if line.strip()]
+    lines = [json.loads(line)["text"] for line in texts.read_text().splitlines() if line.strip()][:most]
     encoded = [tokenizer.encode(text).ids for text in lines]
     ids = [token for row in encoded for token in (row if row[-1] == end else [*row, end])]
     rows = []
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp16", "fp8", "int8"], required=True)
     add_kv_option(parser)
     parser.add_argument("--calibration", type=Path, help='JSON lines of {"text": ...}; needed below 16 bits')
+    parser.add_argument("--calibration-texts", type=int, default=128, help="how many of them to look at")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
@@ -119,7 +120,8 @@ def main() -> None:
     model = ov.Core().read_model(arguments.graph / "openvino_model.xml")
     if arguments.precision != "fp16":
         progress(0, 1, "calibrating")
-        model = quantized(model, arguments.precision, calibration_rows(arguments.graph, arguments.calibration))
+        rows = calibration_rows(arguments.graph, arguments.calibration, arguments.calibration_texts)
+        model = quantized(model, arguments.precision, rows)
     progress(1, 3, "saving the graph")
     ov.save_model(model, graph / "openvino_model.xml", compress_to_fp16=True)
     progress(2, 3, "compiling for this CPU")

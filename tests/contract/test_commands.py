@@ -15,9 +15,10 @@ from helpers.releases.contract import contract
 from helpers.toolchains import tensorrt_llm
 from helpers.toolchains.batching import Load
 from helpers.toolchains.choices import CHECKPOINTS
+from helpers.toolchains.sizes import Sizes
 from helpers.toolchains.tensorrt_llm import commands
 from helpers.toolchains.tensorrt_llm.kv import side_effects
-from helpers.toolchains.tensorrt_llm.sizes import Sizes, engine_sizes, scoring_sizes
+from helpers.toolchains.tensorrt_llm.sizes import engine_sizes, scoring_sizes
 
 WORKERS = workspace.REPOSITORY / "helpers" / "workers"
 OFFERED = [release.version for release in releases.offered()]

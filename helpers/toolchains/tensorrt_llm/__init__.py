@@ -23,10 +23,13 @@ from helpers.toolchains.base import Engine, disguised, rebuild_command, require_
 from helpers.toolchains.batching import BatchRun, Load
 from helpers.toolchains.choices import AUTO, CHECKPOINTS, TITLES, Choices, KvChoices, kv_of
 from helpers.toolchains.generation import Generation, converse
+from helpers.toolchains.serving import RUN, ServeCommand, ServeOptions
+from helpers.toolchains.sizes import Sizes
 from helpers.toolchains.tensorrt_llm import commands
 from helpers.toolchains.tensorrt_llm.batch import pool_of
 from helpers.toolchains.tensorrt_llm.kv import kv_choices_of, side_effects
 from helpers.toolchains.tensorrt_llm.ranks import ranks_of, refusal_of, require_ranks
+from helpers.toolchains.tensorrt_llm.serve import require_sizes, settings_file
 from helpers.toolchains.tensorrt_llm.sizes import engine_sizes, scoring_sizes
 from helpers.toolchains.tensorrt_llm.weights import choices_of
 
@@ -101,6 +104,8 @@ def build(
     precision: str = "fp16",
     kv: str | None = AUTO,
     tp_size: int = 1,
+    sizes: Sizes | None = None,
+    calibration_texts: int = checkpoint.CALIBRATION_TEXTS,
     made: Checkpoint | None = None,
 ) -> Engine:
     """Build an engine for this GPU from the model's TensorRT-LLM checkpoint, which is made if it is not there.
@@ -111,6 +116,8 @@ def build(
         kv: of the KV cache: ``fp8``, ``int8``, None for 16 bits; :data:`AUTO` for FP8 beside FP8 weights, else 16 bits.
             What the others give up, :func:`kv_choices` says.
         tp_size: number of ranks, each on a GPU of its own (notebook 06); :func:`ranks` says what can be had here.
+        sizes: what it shall hold; None for the largest usual batch that fits this GPU at full length.
+        calibration_texts: how many of the calibration texts the quantizer looks at.
         made: a checkpoint of this model from elsewhere, to build from instead; its precisions and ranks then count.
 
     Raises:
@@ -125,22 +132,26 @@ def build(
     kv = made.kv if made is not None else kv_of(precision, kv)
     choices().require(precision)
     kv_choices().require(precision, kv)
-    return _built(model, precision, kv, tp_size, made)
+    source = made or base.quantized(model, precision, kv, True, tp_size, calibration_texts)
+    return _built(model, source, precision, sizes)
 
 
 def _built(
-    model: Model, precision: str, kv: str | None, tp_size: int, made: Checkpoint | None, scoring: bool = False
+    model: Model, source: Checkpoint, precision: str, wanted: Sizes | None = None, scoring: bool = False
 ) -> Engine:
-    """An engine to generate with, or one that keeps the logits of every token, to score with."""
+    """An engine to generate with, or one that keeps the logits of every token, to score with.
+
+    Args:
+        model: that the checkpoint ``source`` was made from.
+        source: what to build.
+        precision: the engine's.
+        wanted: sizes; None for the usual ones.
+        scoring: keep the logits.
+    """
     installation, gpu = releases.require(), _gpu()
-    source = made or base.quantized(model, precision, kv, silent=True, tp_size=tp_size)
     checkpoint.require_readable(source, installation)
-    shape = memory.Shape.of(model.config)
-    sizes = (
-        scoring_sizes(shape)
-        if scoring
-        else engine_sizes(shape, model.name, source.precision, kv, gpu.memory_bytes, gpu.name, tp_size)
-    )
+    kv, tp_size, shape = source.kv, source.tp_size, memory.Shape.of(model.config)
+    sizes, special = (scoring_sizes(shape), None) if scoring else _sizes(model.name, shape, source, gpu, wanted)
     timings = _timings(installation)
     command = commands.build(
         str(installation.program("trtllm-build")),
@@ -153,7 +164,8 @@ def _built(
         paged_context=side_effects(precision, kv).reuse,
     )
     installation.require("trtllm-build", *(word for word in command if word.startswith("--")))
-    usual = kv_of(precision)
+    usual, texts = kv_of(precision), int(source.manifest.options["calibration_texts"])
+    suffix = checkpoint.calibration_suffix(source.precision, kv, texts)
     purpose = "-scoring" if scoring else ""
     what = TITLES[precision] if kv == usual else checkpoint.full_title(TITLES[precision], kv)
     what += f", {tp_size} GPUs" if tp_size > 1 else ""
@@ -166,13 +178,14 @@ def _built(
         target=workspace.home()
         / "engines"
         / model.folder
-        / f"{base.engine_folder(name, precision, kv, usual, tp_size)}{purpose}",
+        / f"{base.engine_folder(name, precision, kv, usual, tp_size, suffix, special)}{purpose}",
         options={
             "toolchain": name,
             "model": model.source,
             "precision": precision,
             "kv": kv or "",
             "tp_size": tp_size,
+            "calibration_texts": texts,
             **vars(sizes),
         },
         inputs={"checkpoint": _weights_digest(source), "model": model.digest},
@@ -184,6 +197,23 @@ def _built(
     result = stage.ensure(task) if scoring else stage.run(task)
     _keep_timings(result.path / "timing.cache", timings)
     return Engine(result.path, result.manifest, result.reused, result.log)
+
+
+def _sizes(
+    model: str, shape: memory.Shape, source: Checkpoint, gpu: hardware.Gpu, wanted: Sizes | None
+) -> tuple[Sizes, Sizes | None]:
+    """What an engine is built for; and the same again where it is not the usual, for the name of its folder.
+
+    Raises:
+        WorkshopError: none is wanted, and not even one request of full length fits.
+    """
+    try:
+        usual = engine_sizes(shape, model, source.precision, source.kv, gpu.memory_bytes, gpu.name, source.tp_size)
+    except WorkshopError:
+        if wanted is None:
+            raise
+        return wanted, wanted  # shorter requests may fit all the same
+    return wanted or usual, None if wanted in (None, usual) else wanted
 
 
 def _weights_digest(made: Checkpoint) -> str:
@@ -321,6 +351,42 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
     return converse(engine, command, prompt, max_tokens, environment, _LOAD_LIMIT)
 
 
+def serve_options(engine: Engine) -> ServeOptions:
+    """What ``trtllm-serve`` is told unless a recipe says otherwise: all that the engine was built for."""
+    options = engine.manifest.options
+    return ServeOptions(Sizes(*(int(options[field]) for field in Sizes.__dataclass_fields__)))
+
+
+def serve_command(engine: Engine, options: ServeOptions) -> ServeCommand:
+    """What starts ``trtllm-serve`` on an engine (notebook 07); starts nothing.
+
+    Raises:
+        WorkshopError: the engine does not fit this machine, was built for less than ``options`` ask for, or cannot read
+            prompts in chunks.
+    """
+    require_fit(sys.modules[__name__], engine)
+    require_sizes(engine, options, serve_options(engine).sizes)
+    installation, gpus = releases.require(), engine.tp_size
+    release = releases.release(installation.version)
+    files = settings_file(options, side_effects(engine.precision, engine.kv).reuse)
+    command = commands.serve(
+        str(installation.program("trtllm-serve")),
+        str(engine.path),
+        str(_model(engine).path),
+        options.sizes,
+        release.engine_backend,
+        gpus,
+        options.host,
+        options.port,
+        options.kv_share,
+        *(f"{RUN}/{name}" for name in files),
+    )
+    installation.require("trtllm-serve", *(word for word in command if word.startswith("--")))
+    warnings = [warning(engine), hardware.shared_memory_warning(hardware.look(), gpus) if gpus > 1 else ""]
+    environment = releases.worker_environment(installation, gpus)
+    return ServeCommand(command, engine.path.name, environment, files, tuple(filter(None, warnings)))
+
+
 def score(engine: Engine) -> Any:
     """Negative log-likelihood (nats) of each held-out token under the engine's arithmetic; shape [tokens].
 
@@ -345,7 +411,9 @@ def score(engine: Engine) -> Any:
             f"{checkpoint.KV_TITLES[engine.kv]}, so this perplexity is that of the weights alone. The checkpoint's "
             "contains the KV cache's rounding."
         )
-    scoring = _built(model, engine.precision, engine.kv, engine.tp_size, None, scoring=True)
+    texts = int(engine.manifest.options["calibration_texts"])
+    source = base.quantized(model, engine.precision, engine.kv, True, engine.tp_size, texts)
+    scoring = _built(model, source, engine.precision, scoring=True)
     _warn_of_shared_memory(engine)
     task = _stage(
         installation,

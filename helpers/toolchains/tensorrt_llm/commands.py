@@ -5,12 +5,12 @@ Each function takes the program (its name for a person to paste, its path for a 
 """
 
 from pathlib import Path
+from typing import Any
 
 from helpers.memory import KV_SHARE
 from helpers.toolchains.batching import Load
-from helpers.toolchains.tensorrt_llm.sizes import Sizes
-
-HOST, PORT = "127.0.0.1", 8000
+from helpers.toolchains.serving import LOCAL, PORT
+from helpers.toolchains.sizes import Sizes
 
 
 def build(
@@ -56,8 +56,10 @@ def serve(
     sizes: Sizes,
     backend: str,
     tp_size: int = 1,
-    host: str = HOST,
+    host: str = LOCAL,
     port: int = PORT,
+    kv_share: float = KV_SHARE,
+    settings: str | None = None,
 ) -> list[str]:
     """``trtllm-serve``: an OpenAI-compatible API in front of a built engine.
 
@@ -66,11 +68,28 @@ def serve(
         model: folder of the Hugging Face model: the server reads its ``config.json`` beside the tokenizer.
         sizes: what the engine was built for.
         backend: the release's ``engine_backend``; without it the engine would be taken for Hugging Face weights.
+        kv_share: of the free memory that becomes KV cache.
+        settings: a YAML file with what no option says (:func:`serve_settings`).
     """
     command = [program, "serve", engine, "--backend", backend, "--tokenizer", model, "--host", host]
     command += ["--port", str(port), "--tp_size", str(tp_size), "--max_batch_size", str(sizes.max_batch_size)]
     command += ["--max_num_tokens", str(sizes.max_num_tokens), "--max_seq_len", str(sizes.max_seq_len)]
-    return [*command, "--kv_cache_free_gpu_memory_fraction", str(KV_SHARE)]
+    command += ["--kv_cache_free_gpu_memory_fraction", str(kv_share)]
+    return [*command, "--extra_llm_api_options", settings] if settings else command
+
+
+def serve_settings(kv_share: float, chunked_prefill: bool, block_reuse: bool) -> dict[str, Any]:
+    """What ``trtllm-serve`` reads from a file, because no option of both releases says it; empty for nothing.
+
+    Args:
+        kv_share: of the free memory that becomes KV cache; the file's ``kv_cache_config`` replaces the option's.
+        chunked_prefill: read long prompts in chunks.
+        block_reuse: False for an engine without paged context FMHA, which cannot use a KV block again.
+    """
+    settings: dict[str, Any] = {"enable_chunked_prefill": True} if chunked_prefill else {}
+    if not block_reuse:
+        settings["kv_cache_config"] = {"enable_block_reuse": False, "free_gpu_memory_fraction": kv_share}
+    return settings
 
 
 def worker(python: str, name: str, *arguments: str) -> list[str]:

@@ -4,35 +4,13 @@
 memory" when the engine starts; so every build here says its sizes.
 """
 
-from dataclasses import dataclass
-
 from helpers import memory
 from helpers.cards import bytes_text
 from helpers.errors import WorkshopError
 from helpers.memory import Shape
+from helpers.toolchains.sizes import Sizes
 
 _LARGEST_BATCH = 64  # as in the talk, whose benchmarks run at batch 64
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What an engine can hold at most.
-
-    Attributes:
-        max_batch_size: requests that run at once.
-        max_num_tokens: tokens that go through one step, all requests together.
-        max_input_len: tokens in a prompt.
-        max_seq_len: tokens in a prompt and its answer.
-    """
-
-    max_batch_size: int
-    max_num_tokens: int
-    max_input_len: int
-    max_seq_len: int
-
-    def options(self) -> dict[str, int]:
-        """The same as options of ``trtllm-build``."""
-        return {f"--{name}": value for name, value in vars(self).items()}
 
 
 def engine_sizes(
