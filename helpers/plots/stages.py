@@ -9,9 +9,6 @@ from helpers.plots.canvas import COLOURS, FAINT, INK, figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LATER = "notebook 07"
-"""In place of a tool: the stage comes with that notebook, in a later version."""
-
 STAGES: dict[str, tuple[tuple[str, str, str], ...]] = {
     # toolchain: (stage, the tool that does it, what comes out)
     "tensorrt_llm": (
@@ -19,14 +16,14 @@ STAGES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("quantize", "ModelOpt", "checkpoint, FP8"),
         ("build", "trtllm-build", "engine for this GPU"),
         ("generate", "TensorRT-LLM runtime", "text"),
-        ("serve", LATER, "API endpoint"),
+        ("serve", "trtllm-serve", "API endpoint"),
     ),
     "openvino": (
         ("convert", "ModelOpt", "checkpoint, FP16"),
         ("quantize", "ModelOpt", "checkpoint, FP8"),
         ("build", "OpenVINO, NNCF", "engine for this CPU"),
         ("generate", "OpenVINO GenAI", "text"),
-        ("serve", LATER, "API endpoint"),
+        ("serve", "FastAPI, OpenVINO", "API endpoint"),
     ),
 }
 
@@ -70,10 +67,7 @@ def pipeline(toolchain: str = "openvino") -> Picture:
         for number, (stage, tool, result) in enumerate(stages, 1):
             left = PITCH * number
             colour = COLOURS[0] if number <= shared else GREEN
-            if tool == LATER:
-                _box(axis, left, stage, f"with {tool}", "white", colour, edge=colour, dashed=True)
-            else:
-                _box(axis, left, stage, tool, colour, "white")
+            _box(axis, left, stage, tool, colour, "white")
             lines = result.replace(", ", ",\n").replace(" for ", "\nfor ")
             axis.text(left + BOX / 2, -0.62, lines, ha="center", va="top", fontsize=10)
             arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.6, "shrinkA": 2, "shrinkB": 2}
@@ -81,23 +75,19 @@ def pipeline(toolchain: str = "openvino") -> Picture:
         _bracket(axis, PITCH, PITCH * shared + BOX, "the same on every machine", COLOURS[0])
         _bracket(axis, PITCH * (shared + 1), PITCH * len(stages) + BOX, what, GREEN)
         axis.text(PITCH, -1.5, footnote, fontsize=9.5, color=INK)
-    told = [(stage, f"comes with {tool}" if tool == LATER else tool, result) for stage, tool, result in stages]
-    rows = [(number, *stage) for number, stage in enumerate(told, 1)]
+    rows = [(number, *stage) for number, stage in enumerate(stages, 1)]
     columns = ("step", "stage", "done by", "comes out")
     table = Table(columns, rows, "From Hugging Face weights to an endpoint", footnote)
-    steps = ", ".join(f"{stage} ({tool})" for stage, tool, _ in told)
+    steps = ", ".join(f"{stage} ({tool})" for stage, tool, _ in stages)
     return Picture(drawing.svg, f"From weights to an endpoint in {len(stages)} steps: {steps}.", str(table))
 
 
-def _box(
-    axis: "Axes", left: float, name: str, tool: str, face: str, ink: str, edge: str = FAINT, dashed: bool = False
-) -> None:
-    """One stage: a rounded box with its name and the tool that does it; dashed where it is still to come."""
+def _box(axis: "Axes", left: float, name: str, tool: str, face: str, ink: str) -> None:
+    """One stage: a rounded box with its name and the tool that does it."""
     from matplotlib.patches import FancyBboxPatch
 
-    style: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.14", "facecolor": face, "edgecolor": edge}
-    line = {"linestyle": "--", "linewidth": 1.6} if dashed else {}
-    axis.add_patch(FancyBboxPatch((left, -0.45), BOX, 0.9, **style, **line))
+    style: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.14", "facecolor": face, "edgecolor": FAINT}
+    axis.add_patch(FancyBboxPatch((left, -0.45), BOX, 0.9, **style))
     middle: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
     axis.text(left + BOX / 2, 0.13, name, fontsize=12.5, weight="bold", **middle)
     axis.text(left + BOX / 2, -0.19, tool, fontsize=8.5, **middle)
