@@ -9,7 +9,8 @@ steps of it where they run without a GPU.
 import html
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from helpers import checkpoint, hardware, memory, models, releases
@@ -18,11 +19,15 @@ from helpers.errors import WorkshopError
 from helpers.hardware import Datasheet
 from helpers.hardware.peers import automatic
 from helpers.releases import Release
-from helpers.toolchains import tensorrt_llm
+from helpers.toolchains import openvino, tensorrt_llm
 from helpers.toolchains.base import engine_folder
-from helpers.toolchains.choices import CHECKPOINTS, TITLES, kv_of
+from helpers.toolchains.choices import AUTO, CHECKPOINTS, TITLES, kv_of
+from helpers.toolchains.serving import PORT, ServeOptions
+from helpers.toolchains.sizes import Sizes
 from helpers.toolchains.tensorrt_llm import commands
-from helpers.toolchains.tensorrt_llm.sizes import Sizes, engine_sizes
+from helpers.toolchains.tensorrt_llm.kv import side_effects
+from helpers.toolchains.tensorrt_llm.serve import settings_file
+from helpers.toolchains.tensorrt_llm.sizes import engine_sizes
 from helpers.workspace import REPOSITORY
 
 HOME = "$WORKSHOP_HOME"
@@ -37,7 +42,8 @@ class Step:
     """One stage of a plan.
 
     Attributes:
-        kind: ``install``, ``download``, ``checkpoint``, ``engine``, ``generate``, ``serve``.
+        kind: ``settings``, ``install``, ``download``, ``checkpoint``, ``engine``, ``generate``, ``serve``; on a CPU
+            (:mod:`helpers.recipe.stages`) also ``graph``.
         title: what it does.
         lines: shell commands, ready to paste.
         makes: the folder that it fills; empty for none.
@@ -87,7 +93,10 @@ class Plan(Shown):
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is planned for: a model that may be on no disk here, on a GPU that may be in no machine here."""
+    """What is planned for: a model that may be on no disk here, on a GPU that may be in no machine here.
+
+    ``config`` is empty and ``bytes`` is 0 for a model that only the hub knows.
+    """
 
     name: str
     source: str
@@ -99,8 +108,51 @@ class _Subject:
     revision: str
 
     @property
-    def shape(self) -> memory.Shape:
-        return memory.Shape.of(self.config)
+    def shape(self) -> memory.Shape | None:
+        return memory.Shape.of(self.config) if self.config else None
+
+    def weights(self, precision: str, tp_size: int) -> int:
+        """Predicted bytes of its weights, all ranks together; 0 where its shape is not known."""
+        shape = self.shape
+        return tp_size * memory.weight_bytes(shape, CHECKPOINTS[precision], tp_size) if shape else 0
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is planned: precisions, ranks, calibration, sizes and serving, as the stages take them.
+
+    ``special`` are the sizes once more where they are not the usual ones, for the name of the engine's folder.
+    """
+
+    precision: str
+    kv: str | None
+    tp_size: int
+    texts: int
+    sizes: Sizes
+    special: Sizes | None
+    serve: ServeOptions
+
+    @property
+    def made_from(self) -> str:
+        """The checkpoint's precision."""
+        return CHECKPOINTS[self.precision]
+
+    @property
+    def reuse(self) -> bool:
+        """KV blocks can be used again: paged context FMHA stays on."""
+        return side_effects(self.precision, self.kv).reuse
+
+    @property
+    def checkpoint_folder(self) -> str:
+        """The checkpoint's folder, below that of its model."""
+        return checkpoint.folder_name(self.made_from, self.kv, self.tp_size, self.texts)
+
+    @property
+    def engine_folder(self) -> str:
+        """The engine's folder, below that of its model."""
+        suffix = checkpoint.calibration_suffix(self.made_from, self.kv, self.texts)
+        usual = kv_of(self.precision)
+        return engine_folder(tensorrt_llm.name, self.precision, self.kv, usual, self.tp_size, suffix, self.special)
 
 
 def make(
@@ -109,15 +161,25 @@ def make(
     model: str | None = None,
     release: str | None = None,
     tp_size: int = 1,
+    kv: str | None = AUTO,
+    sizes: Sizes | None = None,
+    calibration_texts: int = checkpoint.CALIBRATION_TEXTS,
+    serve: ServeOptions | None = None,
+    revision: str | None = None,
 ) -> Plan:
     """Every command, file and expected size, from an empty pod to a served engine.
 
     Args:
         gpu: a key of ``data/gpus.toml``.
         precision: the engine's; None for the best 8 bits that this GPU has.
-        model: a name in ``data/models.toml``, ``bundled`` or a folder; None for TinyLlama.
+        model: a name in ``data/models.toml``, ``bundled``, a folder or a hub id; None for TinyLlama.
         release: of TensorRT-LLM; None for the newest that is offered and has kernels for this GPU.
         tp_size: number of GPUs.
+        kv: of the KV cache: ``fp8``, ``int8``, None for 16 bits; :data:`AUTO` for what goes best with the weights.
+        sizes: what the engine shall hold; None for the largest usual batch that fits.
+        calibration_texts: how many of the calibration texts the quantizer looks at.
+        serve: what the server is told; None for the usual. Its port 0, a free one, is shown as the usual one.
+        revision: of a model on the hub; None for the one that ``data/models.toml`` pins.
 
     Raises:
         WorkshopError: an unknown GPU, model or release, a GPU or precision that cannot be used, or a model that does
@@ -132,26 +194,63 @@ def make(
     offered = tensorrt_llm.choices(gpu)
     chosen = precision or offered.eight_bit
     offered.require(chosen)
+    kv = kv_of(chosen, kv)
+    tensorrt_llm.kv_choices(gpu).require(chosen, kv)
     fitting = _release(sheet, release)
-    subject = _subject(model or tensorrt_llm.default_model)
-    memory.require_split(subject.name, subject.shape, tp_size)
-    kv, made_from = kv_of(chosen), CHECKPOINTS[chosen]
-    sizes = engine_sizes(subject.shape, subject.name, made_from, kv, sheet.memory_bytes, sheet.name, tp_size)
+    subject = _subject(model or tensorrt_llm.default_model, revision)
+    wanted = _wanted(subject, sheet, chosen, kv, tp_size, calibration_texts, sizes, serve)
     several = f" on {tp_size} GPUs" if tp_size > 1 else ""
     steps = (
         _settings(sheet, tp_size),
         _install(fitting),
         *([_download(subject)] if subject.repository else []),
-        _checkpoint(subject, fitting, made_from, kv, tp_size),
-        _engine(subject, fitting, chosen, sizes, tp_size),
-        _generate(subject, fitting, chosen, tp_size),
-        _serve(subject, fitting, chosen, sizes, tp_size),
+        _checkpoint(subject, fitting, wanted),
+        _engine(subject, fitting, wanted),
+        _generate(subject, fitting, wanted),
+        _serve(subject, fitting, wanted),
     )
     return Plan(
         f"{subject.name} as {TITLES[chosen]}, {sheet.name}{several}, TensorRT-LLM {fitting.version}",
         steps,
-        (_needs(fitting, sheet), _memory_text(subject, sheet, made_from, kv, sizes, tp_size)),
+        (_needs(fitting, sheet), _memory_text(subject, sheet, wanted)),
     )
+
+
+def _wanted(
+    subject: _Subject,
+    sheet: Datasheet,
+    precision: str,
+    kv: str | None,
+    tp_size: int,
+    texts: int,
+    sizes: Sizes | None,
+    serve: ServeOptions | None,
+) -> _Wanted:
+    """What is planned, with the usual sizes where none are given.
+
+    Raises:
+        WorkshopError: the model cannot be split so; or no sizes are given, and not even one request of full length fits
+            or the model's shape is not known.
+    """
+    usual, shape = None, subject.shape
+    if shape is not None:
+        memory.require_split(subject.name, shape, tp_size)
+        try:
+            usual = engine_sizes(
+                shape, subject.name, CHECKPOINTS[precision], kv, sheet.memory_bytes, sheet.name, tp_size
+            )
+        except WorkshopError:
+            if sizes is None:
+                raise
+    chosen = sizes or usual
+    if chosen is None:
+        raise WorkshopError(
+            f"{subject.name} is not in data/models.toml and not on this machine, so sizes for it cannot be worked out. "
+            "Give sizes (a recipe does), or download it first."
+        )
+    served = replace(serve or ServeOptions(chosen), sizes=chosen)
+    special = None if chosen == usual else chosen
+    return _Wanted(precision, kv, tp_size, texts, chosen, special, served)
 
 
 def step(
@@ -183,16 +282,22 @@ def _release(sheet: Datasheet, wanted: str | None) -> Release:
     return next(r for r in releases.offered() if r.kernels(sheet.compute_capability))
 
 
-def _subject(name: str) -> _Subject:
-    """A model to plan for: from ``data/models.toml`` without a download, else from its folder."""
+def _subject(name: str, revision: str | None = None) -> _Subject:
+    """A model to plan for: from ``data/models.toml`` or by its hub id without a download, else from its folder."""
     row = models.known().get(name)
-    if row is None:
-        found = models.find(name)
+    if row is not None:
+        repository, config, size = row["repository"], dict(row["config"]), int(row["weights_bytes"])
+        wanted = revision or row["revision"]
+        other = f"@{wanted}" if wanted != row["revision"] else ""
+    elif "/" in name and not Path(name).expanduser().is_dir():
+        repository, config, size, wanted = name, {}, 0, revision or "main"
+        other = f"@{revision}" if revision else ""
+    else:
+        found = models.find(name, revision)
         return _Subject(found.name, found.source, found.folder, str(found.path), found.config, found.bytes, "", "")
-    repository, revision = row["repository"], row["revision"]
     folder = repository.replace("/", "--")
-    path = f"{HOME}/models/{folder}/{revision[:12]}"
-    return _Subject(name, repository, folder, path, row["config"], row["weights_bytes"], repository, revision)
+    path = f"{HOME}/models/{folder}/{wanted.replace('/', '-')[:12]}"
+    return _Subject(name, repository + other, folder + other.replace("/", "-"), path, config, size, repository, wanted)
 
 
 def _needs(release: Release, sheet: Datasheet) -> str:
@@ -201,19 +306,23 @@ def _needs(release: Release, sheet: Datasheet) -> str:
     return f"Needs: Linux, an NVIDIA driver of {driver} or newer, 30 GB of disk and three times the model's size."
 
 
-def _memory_text(
-    subject: _Subject, sheet: Datasheet, precision: str, kv: str | None, sizes: Sizes, tp_size: int
-) -> str:
+def _memory_text(subject: _Subject, sheet: Datasheet, wanted: _Wanted) -> str:
     """Whether it fits, with the parts."""
+    if not subject.config:
+        return f"{subject.name} is not in data/models.toml: what it takes is not known before it is downloaded."
+    sizes, positions = wanted.sizes, int(subject.config["max_position_embeddings"])
+    # An engine may be built for more than the model can read: its KV cache is planned for all the same.
+    settings = {**subject.config, "max_position_embeddings": max(positions, sizes.max_seq_len)}
     made = memory.fit(
-        subject.shape,
+        {**settings, "_name_or_path": subject.name},
         sheet.key,
-        precision,
-        kv,
+        wanted.made_from,
+        wanted.kv,
         sizes.max_batch_size,
         sizes.max_num_tokens,
         sizes.max_seq_len,
-        tp_size=tp_size,
+        tp_size=wanted.tp_size,
+        share=wanted.serve.kv_share,
     )
     return (
         f"predicted, on each GPU: {bytes_text(made.weights)} of weights, {bytes_text(made.activations)} to work with "
@@ -228,11 +337,10 @@ def _bin(release: Release, program: str) -> str:
     return f"{HOME}/environments/trtllm-{release.version}/bin/{program}"
 
 
-def _paths(subject: _Subject, precision: str, tp_size: int) -> tuple[str, str]:
+def _paths(subject: _Subject, wanted: _Wanted) -> tuple[str, str]:
     """Folders of the checkpoint and of the engine."""
-    made_from, kv = CHECKPOINTS[precision], kv_of(precision)
-    made = f"{HOME}/checkpoints/{subject.folder}/{checkpoint.folder_name(made_from, kv, tp_size)}"
-    return made, f"{HOME}/engines/{subject.folder}/{engine_folder(tensorrt_llm.name, precision, kv, kv, tp_size)}"
+    made = f"{HOME}/checkpoints/{subject.folder}/{wanted.checkpoint_folder}"
+    return made, f"{HOME}/engines/{subject.folder}/{wanted.engine_folder}"
 
 
 def _settings(sheet: Datasheet, tp_size: int) -> Step:
@@ -255,44 +363,129 @@ def _install(release: Release) -> Step:
 
 
 def _download(subject: _Subject) -> Step:
-    row = models.known()[subject.name]
-    words = models.download_command("python", subject.repository, row, subject.path)
+    row = models.known().get(subject.name)
+    words = models.download_command("python", subject.repository, row, subject.path, subject.revision)
     return Step(
         "download", f"{subject.name} from the Hugging Face hub", (shell_line(words),), subject.path, subject.bytes
     )
 
 
-def _checkpoint(subject: _Subject, release: Release, precision: str, kv: str | None, tp_size: int) -> Step:
-    python = _bin(release, "python")
-    folder = f"{HOME}/checkpoints/{subject.folder}/{checkpoint.folder_name(precision, kv, tp_size)}"
+def _checkpoint(subject: _Subject, release: Release, wanted: _Wanted) -> Step:
+    python, (folder, _) = _bin(release, "python"), _paths(subject, wanted)
+    precision, kv, ranks = wanted.made_from, wanted.kv, wanted.tp_size
     words = (
-        commands.convert(python, subject.path, tp_size, folder)
+        commands.convert(python, subject.path, ranks, folder)
         if precision == "int8_wo"
-        else checkpoint.command(python, subject.path, precision, kv, tp_size, folder)
+        else checkpoint.command(python, subject.path, precision, kv, ranks, folder, wanted.texts)
     )
-    size = tp_size * memory.weight_bytes(subject.shape, precision, tp_size)
     title = f"Checkpoint: {checkpoint.TITLES[precision]}{', KV cache ' + kv.upper() if kv else ''}"
-    return Step("checkpoint", title, (shell_line(words),), folder, size)
+    return Step("checkpoint", title, (shell_line(words),), folder, subject.weights(wanted.precision, ranks))
 
 
-def _engine(subject: _Subject, release: Release, precision: str, sizes: Sizes, tp_size: int) -> Step:
-    made, engine = _paths(subject, precision, tp_size)
-    words = commands.build(_bin(release, "trtllm-build"), made, engine, sizes, tp_size)
-    size = tp_size * memory.weight_bytes(subject.shape, CHECKPOINTS[precision], tp_size)
-    return Step("engine", "Engine", (shell_line(words),), engine, size)
+def _engine(subject: _Subject, release: Release, wanted: _Wanted) -> Step:
+    made, engine = _paths(subject, wanted)
+    program = _bin(release, "trtllm-build")
+    words = commands.build(program, made, engine, wanted.sizes, wanted.tp_size, paged_context=wanted.reuse)
+    return Step("engine", "Engine", (shell_line(words),), engine, subject.weights(wanted.precision, wanted.tp_size))
 
 
-def _generate(subject: _Subject, release: Release, precision: str, tp_size: int) -> Step:
-    _, engine = _paths(subject, precision, tp_size)
-    python = _bin(release, "python")
-    words = commands.generate(python, engine, subject.path, checkpoint.PROMPT, 96, tp_size=tp_size)
+def _generate(subject: _Subject, release: Release, wanted: _Wanted) -> Step:
+    _, engine = _paths(subject, wanted)
+    words = commands.generate(
+        *(_bin(release, "python"), engine, subject.path, checkpoint.PROMPT, 96),
+        tp_size=wanted.tp_size,
+        block_reuse=wanted.reuse,
+    )
     return Step("generate", "Text: one JSON object for each piece", (shell_line(words),))
 
 
-def _serve(subject: _Subject, release: Release, precision: str, sizes: Sizes, tp_size: int) -> Step:
-    _, engine = _paths(subject, precision, tp_size)
-    words = commands.serve(_bin(release, "trtllm-serve"), engine, subject.path, sizes, release.engine_backend, tp_size)
-    return Step("serve", "An OpenAI-compatible API, on this machine only", (shell_line(words),))
+def _serve(subject: _Subject, release: Release, wanted: _Wanted) -> Step:
+    _, engine = _paths(subject, wanted)
+    options, lines, named = wanted.serve, [], []
+    for name, content in settings_file(options, wanted.reuse).items():
+        file = f"{HOME}/{name}"
+        rows = " ".join(shlex.quote(row) for row in content.splitlines())
+        lines.append(f"printf '%s\\n' {rows} > \"{file}\"")
+        named.append(file)
+    words = commands.serve(
+        _bin(release, "trtllm-serve"),
+        engine,
+        subject.path,
+        wanted.sizes,
+        release.engine_backend,
+        wanted.tp_size,
+        options.host,
+        options.port or PORT,
+        options.kv_share,
+        *named,
+    )
+    return Step("serve", f"An OpenAI-compatible API, {_reach(options.host)}", (*lines, shell_line(words)))
+
+
+def make_on_cpu(
+    model: str,
+    precision: str,
+    kv: str | None,
+    serve: ServeOptions,
+    calibration_texts: int = checkpoint.CALIBRATION_TEXTS,
+    revision: str | None = None,
+) -> Plan:
+    """The commands of the CPU toolchain, from the model to a served engine; ``tests/test_plan.py`` holds them to it.
+
+    Args:
+        model: a name in ``data/models.toml``, ``bundled``, a folder or a hub id.
+        precision: the engine's.
+        kv: of the KV cache: ``int8``, or None for 16 bits.
+        serve: what the server is told; its sizes are the server's alone, for an OpenVINO engine has no limits.
+        calibration_texts: how many of the calibration texts the quantizer looks at.
+        revision: as for :func:`make`.
+
+    Raises:
+        WorkshopError: an unknown model, or a precision that the CPU toolchain does not build.
+    """
+    openvino.choices().require(precision)
+    subject = _subject(model, revision)
+    steps = (
+        *([_download(subject)] if subject.repository else []),
+        _graph(subject),
+        _cpu_engine(subject, precision, kv, calibration_texts),
+        _cpu_serve(subject, precision, kv, calibration_texts, serve),
+    )
+    note = "The engine has no limits of its own: the sizes are told to the server when it starts."
+    return Plan(f"{subject.name} as {TITLES[precision]}, {openvino.title}", steps, (note,))
+
+
+def _cpu_engine_path(subject: _Subject, precision: str, kv: str | None, texts: int) -> str:
+    """Folder of an OpenVINO engine."""
+    suffix = checkpoint.calibration_suffix(CHECKPOINTS[precision], None, texts)
+    folder = engine_folder(openvino.name, precision, kv, usual=None, calibration=suffix)
+    return f"{HOME}/engines/{subject.folder}/{folder}"
+
+
+def _graph(subject: _Subject) -> Step:
+    folder = f"{HOME}/graphs/{subject.folder}"
+    words = openvino.commands.export("optimum-cli", subject.path, folder)
+    return Step("graph", "Graph: traced, weights in FP16", (shell_line(words),), folder, subject.weights("fp16", 1))
+
+
+def _cpu_engine(subject: _Subject, precision: str, kv: str | None, texts: int) -> Step:
+    folder = _cpu_engine_path(subject, precision, kv, texts)
+    words = openvino.commands.build("python", f"{HOME}/graphs/{subject.folder}", precision, kv, texts, folder)
+    # The folder keeps the quantized graph beside the compiled form, which holds the weights once more.
+    size = 2 * subject.weights(precision, 1)
+    return Step("engine", "Engine: compiled for this CPU", (shell_line(words),), folder, size)
+
+
+def _cpu_serve(subject: _Subject, precision: str, kv: str | None, texts: int, options: ServeOptions) -> Step:
+    folder = _cpu_engine_path(subject, precision, kv, texts)
+    shown = replace(options, port=options.port or PORT)
+    words = openvino.commands.serve("python", folder, kv, shown)
+    return Step("serve", f"An OpenAI-compatible API, {_reach(options.host)}", (shell_line(words),))
+
+
+def _reach(host: str) -> str:
+    """Who reaches a server, in a title."""
+    return "on this machine only" if host in ("127.0.0.1", "localhost", "::1") else f"on {host}"
 
 
 def shell_line(words: Sequence[str]) -> str:

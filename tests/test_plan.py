@@ -5,11 +5,17 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from helpers import hardware, memory, plan, workspace
+from helpers import hardware, memory, models, plan, workspace
 from helpers.errors import WorkshopError
+from helpers.toolchains import openvino
+from helpers.toolchains.base import Engine
+from helpers.toolchains.serving import ServeOptions
+from helpers.toolchains.sizes import Sizes
+from helpers.toolchains.tensorrt_llm.serve import settings_file
 
 TP2 = ["rtx-4090", "a10g", "h200"]
 
@@ -158,3 +164,87 @@ def test_the_bundled_model_can_be_planned_too():
     made = plan.make("rtx-4090", "fp16", "bundled")
     assert "download" not in [step.kind for step in made.steps]
     assert json.dumps(str(made)).count("data/model") >= 2
+
+
+def test_another_kv_cache_other_sizes_and_fewer_texts_name_their_folders_and_reach_their_commands():
+    sizes = Sizes(16, 2048, 500, 700)
+    made = plan.make("a10g", "int8", kv="int8", sizes=sizes, calibration_texts=64)
+    by_kind = {step.kind: step for step in made.steps}
+    [checkpoint], [engine] = words_of(by_kind["checkpoint"]), words_of(by_kind["engine"])
+    assert checkpoint[checkpoint.index("--calibration-texts") + 1] == "64"
+    assert by_kind["checkpoint"].makes.endswith("/int8_sq-kv-int8-tp1-c64")
+    assert by_kind["engine"].makes.endswith("/tensorrt_llm-int8-kv-int8-c64-b16-in500-seq700-t2048")
+    assert engine[engine.index("--max_input_len") + 1] == "500"
+    assert engine[engine.index("--use_paged_context_fmha") + 1] == "disable"
+    write, serve = words_of(by_kind["serve"])
+    assert "  enable_block_reuse: false" in write and write[-1] == "$WORKSHOP_HOME/llm_options.yaml"
+    assert serve[serve.index("--extra_llm_api_options") + 1] == write[-1]
+    assert serve[serve.index("--max_seq_len") + 1] == "700"
+
+
+def test_the_settings_that_a_plan_writes_are_those_that_the_server_reads(tmp_path, monkeypatch):
+    options = ServeOptions(Sizes(16, 2048, 500, 700), kv_share=0.5, chunked_prefill=True)
+    made = plan.make("rtx-4090", "fp16", sizes=options.sizes, serve=options)
+    [step] = [step for step in made.steps if step.kind == "serve"]
+    monkeypatch.setenv("WORKSHOP_HOME", str(tmp_path))
+    subprocess.run(["bash", "-c", step.lines[0]], check=True)
+    assert (tmp_path / "llm_options.yaml").read_text() == settings_file(options, True)["llm_options.yaml"]
+
+
+def test_sizes_that_are_the_usual_ones_go_unnamed():
+    usual = plan.make("rtx-4090", "fp16")
+    words = [word for step in usual.steps if step.kind == "engine" for word in words_of(step)[0]]
+    sizes = Sizes(*(int(words[words.index(f"--{name}") + 1]) for name in Sizes.__dataclass_fields__))
+    assert str(plan.make("rtx-4090", "fp16", sizes=sizes)) == str(usual)
+
+
+def test_a_kv_cache_that_the_gpu_lacks_is_refused():
+    with pytest.raises(WorkshopError, match="KV cache in FP8 cannot be built"):
+        plan.make("a10g", "int8", kv="fp8")
+
+
+class Captured(Exception):
+    """A stage was about to run."""
+
+
+@pytest.mark.parametrize("precision, kv, texts", [("fp16", None, 128), ("fp8", None, 128), ("int8", "int8", 64)])
+def test_a_plan_for_a_cpu_has_the_commands_that_its_toolchain_runs(precision, kv, texts, monkeypatch, own_home):
+    stages = []
+
+    def capture(stage):
+        stages.append(stage)
+        stage.target.mkdir(parents=True)  # the next stage reads from it
+        (stage.target / "openvino_model.bin").touch()
+        if stage.kind == "engine":
+            raise Captured
+        return workspace.Artifact(stage.target, stage.manifest())
+
+    monkeypatch.setattr(openvino.stage, "run", capture)
+    monkeypatch.setattr(openvino.stage, "ensure", capture)
+    with pytest.raises(Captured):
+        openvino.build(models.find(), precision, kv, calibration_texts=texts)
+    options = ServeOptions(Sizes(8, 512, 300, 400))
+    made = plan.make_on_cpu("bundled", precision, kv, options, texts)
+    by_kind = {step.kind: step for step in made.steps}
+    assert [*by_kind] == ["graph", "engine", "serve"]
+    for stage in stages:
+        [words] = words_of(by_kind[stage.kind])
+        words = [word.replace(plan.HOME, str(own_home)) for word in words]
+        real = [
+            word.replace("{out}", str(stage.target)).removeprefix(f"{workspace.REPOSITORY}/") for word in stage.command
+        ]
+        assert words[1:] == real[1:]
+        assert words[0] == Path(real[0]).name.replace("python3", "python").split(".")[0]
+
+
+@pytest.mark.parametrize("tokens, chunked", [(None, False), (4096, True)])
+def test_a_plan_for_a_cpu_serves_with_the_command_that_its_toolchain_serves_with(tokens, chunked, own_home):
+    folder = own_home / "engines" / "bundled" / "openvino-fp16"
+    (folder / "graph").mkdir(parents=True)
+    (folder / "graph" / "config.json").write_text((workspace.DATA / "model" / "config.json").read_text())
+    options = {"toolchain": "openvino", "model": "bundled", "precision": "fp16", "kv": ""}
+    made = workspace.Manifest("engine", "", options, maker=openvino.release(), machine=hardware.cpu_identity())
+    asked = ServeOptions(Sizes(8, 512, 300, 400), port=9000, kv_tokens=tokens, chunked_prefill=chunked)
+    real = openvino.serve_command(Engine(folder, made), asked).command
+    [words] = words_of(plan.make_on_cpu("bundled", "fp16", None, asked).steps[-1])
+    assert [word.replace(plan.HOME, str(own_home)) for word in words][1:] == real[1:]

@@ -6,7 +6,6 @@ Everything runs in child processes, as it does with TensorRT-LLM.
 """
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from helpers.toolchains.base import Engine, disguised, rebuild_command, require_
 from helpers.toolchains.batching import BatchRun, Load
 from helpers.toolchains.choices import AUTO, CHECKPOINTS, TITLES, Choices, KvChoice, KvChoices
 from helpers.toolchains.generation import Generation, converse
+from helpers.toolchains.openvino import commands
 from helpers.toolchains.serving import ServeCommand, ServeOptions
 from helpers.toolchains.sizes import Sizes
 from helpers.workspace import Artifact
@@ -33,16 +33,11 @@ from helpers.workspace import Artifact
 name = "openvino"
 title = "OpenVINO on the CPU"
 default_model = "bundled"  # small enough that a laptop builds it in seconds
-_WORKERS = Path(__file__).parent.parent / "workers"
 # OpenVINO and NNCF send usage data and write into the home folder unless they believe to run in CI.
 _QUIET = {"CI": "true", "NNCF_CI": "1", "TOKENIZERS_PARALLELISM": "false"}
-_KV = {None: "f16", "int8": "u8", "fp8": "f8e4m3"}
-"""What OpenVINO calls each precision of a KV cache."""
-
 _PLANNED = {None: None, "int8": "u8"}
 """What :mod:`helpers.memory` calls those that can be built."""
 
-_TOKENS_PER_BLOCK = 32  # of the KV cache; fixed for the CPU (openvino.genai's continuous batching pipeline)
 _BATCH = 32  # requests at once, where nobody says how many; more gain little on a few cores
 _PACKAGES = ("openvino", "openvino-genai", "openvino-tokenizers", "nncf", "optimum-intel")
 
@@ -84,7 +79,7 @@ def _refused_kv(kind: str) -> str:
 
 def kv_choices() -> KvChoices:
     """Which KV caches an engine for this CPU can have; the plugin itself is asked for FP8."""
-    refused = _refused_kv(_KV["fp8"])
+    refused = _refused_kv(commands.KV["fp8"])
     fp8 = f'the CPU plugin refuses it: "{refused}".' if refused else "the CPU plugin takes it, but it was never tried."
     said = {
         None: (True, "16-bit keys and values (f16), the starting point."),
@@ -103,12 +98,11 @@ def kv_choices() -> KvChoices:
 def export(model: Model) -> Artifact:
     """Trace the model into an OpenVINO graph with FP16 weights; done once, whatever precisions follow."""
     program = Path(sysconfig.get_path("scripts")) / "optimum-cli"
-    command = [str(program), "export", "openvino", "--model", str(model.path), "--task", "text-generation-with-past"]
     return stage.ensure(
         stage.Stage(
             title=f"OpenVINO graph of {model.name}",
             kind="graph",
-            command=[*command, "--weight-format", "fp16", "{out}"],
+            command=commands.export(str(program), str(model.path), "{out}"),
             target=workspace.home() / "graphs" / model.folder,
             inputs={"model": model.digest},
             maker={package: version(package) for package in ("optimum-intel", "openvino", "torch", "transformers")},
@@ -156,25 +150,22 @@ def build(
     if kv is not None:
         kv_choices().require(precision, kv)
     graph = export(model)
-    worker = _WORKERS / "openvino_build.py"
+    worker = commands.WORKERS / "openvino_build.py"
     inputs = {
         "model": model.digest,
         "graph": workspace.digest(graph.path / "openvino_model.bin"),
-        "worker": workspace.digest(worker, _WORKERS / "openvino_pipeline.py"),
+        "worker": workspace.digest(worker, commands.WORKERS / "openvino_pipeline.py"),
     }
-    command = [sys.executable, str(worker), "--graph", str(graph.path), "--precision", precision]
-    command += ["--kv-cache", _KV[kv]]
     texts = checkpoint.texts_used(CHECKPOINTS[precision], None, calibration_texts)
     if texts:
         inputs["calibration"] = workspace.digest(checkpoint.CALIBRATION)
-        command += ["--calibration", str(checkpoint.CALIBRATION), "--calibration-texts", str(texts)]
     suffix = checkpoint.calibration_suffix(CHECKPOINTS[precision], None, calibration_texts)
     folder = base.engine_folder(name, precision, kv, usual=None, calibration=suffix)
     made = stage.run(
         stage.Stage(
             title=f"Engine of {model.name}, {_named(precision, kv)}, {title}",
             kind="engine",
-            command=[*command, "--output", "{out}"],
+            command=commands.build(sys.executable, str(graph.path), precision, kv, calibration_texts, "{out}"),
             target=workspace.home() / "engines" / model.folder / folder,
             options={
                 "toolchain": name,
@@ -228,8 +219,8 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
     """
     require_fit(sys.modules[__name__], engine)
     request = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": ignore_eos}
-    command = [sys.executable, str(_WORKERS / "openvino_generate.py"), str(engine.path), json.dumps(request)]
-    command += ["--kv-cache", _KV[engine.kv]]
+    command = [sys.executable, str(commands.WORKERS / "openvino_generate.py"), str(engine.path), json.dumps(request)]
+    command += ["--kv-cache", commands.KV[engine.kv]]
     return converse(engine, command, prompt, max_tokens)
 
 
@@ -256,19 +247,13 @@ def serve_command(engine: Engine, options: ServeOptions) -> ServeCommand:
             f"max_seq_len is {sizes.max_seq_len:,}, and this model reads {positions:,} tokens at most (its positions). "
             f"Choose prompt and answer of at most {positions:,} together."
         )
-    request = math.ceil(sizes.max_seq_len / _TOKENS_PER_BLOCK)
-    blocks = (options.kv_tokens or 0) // _TOKENS_PER_BLOCK or sizes.max_batch_size * request
-    if blocks < request:
+    request = commands.request_blocks(options)
+    if commands.blocks(options) < request:
         raise WorkshopError(
             f"A KV cache of {options.kv_tokens:,} tokens does not hold one request of {sizes.max_seq_len:,}. Give it "
-            f"at least {request * _TOKENS_PER_BLOCK:,}."
+            f"at least {request * commands.TOKENS_PER_BLOCK:,}."
         )
-    command = [sys.executable, "-m", "helpers.serving.app", "--engine", str(engine.path)]
-    command += ["--model-name", engine.path.name, "--host", options.host, "--port", str(options.port)]
-    command += ["--max-batch-size", str(sizes.max_batch_size), "--max-num-tokens", str(sizes.max_num_tokens)]
-    command += ["--max-seq-len", str(sizes.max_seq_len), "--kv-blocks", str(blocks)]
-    command += ["--max-queue", str(options.max_queue), "--kv-cache", _KV[engine.kv]]
-    command += ["--chunked-prefill"] if options.chunked_prefill else []
+    command = commands.serve(sys.executable, str(engine.path), engine.kv, options)
     note = (
         f"Long prompts are read in chunks of {sizes.max_num_tokens:,} tokens, and the batch has no ceiling."
         if options.chunked_prefill
@@ -300,22 +285,22 @@ def batch(engine: Engine, budget: int, load: Load | None = None) -> BatchRun:
     shape = _shape(engine)
     batching.require_load(load, budget, shape.positions)
     each = memory.kv_bytes_per_token(shape, _PLANNED[engine.kv])
-    blocks = batching.blocks_within(load, budget, each, _TOKENS_PER_BLOCK)
-    worker = _WORKERS / "openvino_batch.py"
-    command = [sys.executable, str(worker), "--engine", str(engine.path), "--kv-cache", _KV[engine.kv]]
+    blocks = batching.blocks_within(load, budget, each, commands.TOKENS_PER_BLOCK)
+    worker = commands.WORKERS / "openvino_batch.py"
+    command = [sys.executable, str(worker), "--engine", str(engine.path), "--kv-cache", commands.KV[engine.kv]]
     command += ["--texts", str(checkpoint.HELD_OUT), *load.options()]
-    command += ["--blocks", str(blocks), "--tokens-per-block", str(_TOKENS_PER_BLOCK), "--output", "{out}"]
+    command += ["--blocks", str(blocks), "--tokens-per-block", str(commands.TOKENS_PER_BLOCK), "--output", "{out}"]
     made = stage.run(
         stage.Stage(
             title=f"{load.requests} requests at once, {engine.full_title}, {title}",
             kind="batch",
             command=command,
             target=batching.target(engine, budget, load),
-            options=batching.options(engine, budget, load, each, blocks * _TOKENS_PER_BLOCK),
+            options=batching.options(engine, budget, load, each, blocks * commands.TOKENS_PER_BLOCK),
             inputs={
                 "engine": workspace.digest(engine.path / "graph"),
                 "texts": workspace.digest(checkpoint.HELD_OUT),
-                "worker": workspace.digest(worker, _WORKERS / "openvino_pipeline.py"),
+                "worker": workspace.digest(worker, commands.WORKERS / "openvino_pipeline.py"),
             },
             maker=release(),
             machine=cpu_identity(),
@@ -338,7 +323,7 @@ def score(engine: Engine) -> Any:
     import numpy as np
 
     require_fit(sys.modules[__name__], engine)
-    worker = _WORKERS / "openvino_score.py"
+    worker = commands.WORKERS / "openvino_score.py"
     made = stage.run(
         stage.Stage(
             title=f"Perplexity of {engine.manifest.options['model']}, {_named(engine.precision, engine.kv)}, {title}",
@@ -351,7 +336,7 @@ def score(engine: Engine) -> Any:
                 "--held-out",
                 str(checkpoint.HELD_OUT),
                 "--kv-cache",
-                _KV[engine.kv],
+                commands.KV[engine.kv],
                 "--output",
                 "{out}",
             ],
@@ -360,7 +345,7 @@ def score(engine: Engine) -> Any:
             inputs={
                 "engine": workspace.digest(engine.path / "graph"),
                 "held-out text": workspace.digest(checkpoint.HELD_OUT),
-                "worker": workspace.digest(worker, _WORKERS / "openvino_pipeline.py"),
+                "worker": workspace.digest(worker, commands.WORKERS / "openvino_pipeline.py"),
             },
             maker=release(),
             machine=cpu_identity(),
