@@ -1,0 +1,417 @@
+"""What a recipe leads to: the stages with their commands and sizes, and running those that are missing (notebook 07).
+
+The commands come from :mod:`helpers.plan`, which takes them from the functions that run them. A plan can be looked at
+for any GPU from any machine; :func:`run` is for the machine that the recipe names.
+"""
+
+import html
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import checkpoint, hardware, memory, models, toolchains, workspace
+from helpers import plan as pod
+from helpers.cards import Shown, Table, bytes_text
+from helpers.errors import WorkshopError
+from helpers.hardware import Datasheet, Gpu
+from helpers.recipe import rules
+from helpers.recipe.reading import names
+from helpers.recipe.rules import Remark
+from helpers.recipe.schema import CPU, Recipe, load
+from helpers.toolchains import openvino, tensorrt_llm
+from helpers.toolchains.base import Engine
+from helpers.toolchains.choices import CHECKPOINTS
+from helpers.toolchains.choices import TITLES as TITLES_OF
+
+_SHOWN = ("install", "download", "graph", "checkpoint", "engine", "serve")
+_READS = {
+    "graph": ("download",),
+    "checkpoint": ("install", "download"),
+    "engine": ("install", "graph", "checkpoint"),
+    "serve": ("install", "download", "engine"),
+}
+"""Which stages each stage reads what was made by."""
+
+TITLES = {
+    "install": "installation",
+    "download": "download",
+    "graph": "graph",
+    "checkpoint": "quantization",
+    "engine": "build",
+    "serve": "server",
+}
+"""What a stage is called in a sentence; a checkpoint in 16 bits is a conversion."""
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One stage of a recipe.
+
+    Attributes:
+        kind: ``install``, ``download``, ``graph``, ``checkpoint``, ``engine``, ``serve``.
+        step: title, commands, what it makes and how large that will be.
+        title: what it is called in a sentence.
+        reads: the kinds of earlier stages whose results it takes.
+        machine: what the result is tied to, beside its command; empty where it can be copied anywhere.
+        done: what it makes is on this machine already.
+    """
+
+    kind: str
+    step: pod.Step
+    title: str
+    reads: tuple[str, ...]
+    machine: str
+    done: bool
+
+    @property
+    def heading(self) -> str:
+        """Title, what it makes, and whether that is there."""
+        return self.step.heading() + (" (on this machine already)" if self.done else "")
+
+
+@dataclass(frozen=True, repr=False)
+class RecipePlan(Shown):
+    """What a recipe leads to; shows itself.
+
+    Attributes:
+        recipe: that it is for.
+        title: model, precision and machine.
+        steps: in order; none where a problem of the recipe leaves no commands.
+        fit: the memory planner's answer, for a GPU and a model whose shape is known.
+        remarks: from :func:`helpers.recipe.rules.check`.
+        notes: what holds for all of it.
+    """
+
+    recipe: Recipe
+    title: str
+    steps: tuple[PlannedStep, ...]
+    fit: memory.Fit | None
+    remarks: tuple[Remark, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[Remark, ...]:
+        """What stands in the way of running it."""
+        return tuple(remark for remark in self.remarks if remark.kind == "problem")
+
+    @property
+    def missing(self) -> tuple[PlannedStep, ...]:
+        """What :func:`run` would make here, or a pod from nothing; without the server, which is started anew."""
+        return tuple(step for step in self.steps if not step.done and step.kind != "serve")
+
+    @property
+    def verdict(self) -> str:
+        """Whether it fits, and what is left to do."""
+        if not self.steps:
+            return "There is no plan: a problem stands in the way."
+        todo = [step.title for step in self.missing]
+        if self.problems:
+            left = f"{_counted(len(self.problems), 'problem')} to solve before it can be run"
+        else:
+            left = f"To do: {', '.join(todo)}, then the server" if todo else "All is made: only the server starts"
+        return f"{self.room} {left}."
+
+    @property
+    def room(self) -> str:
+        """What fits, in one sentence."""
+        if self.fit is not None:
+            return f"predicted: {self.fit.sentence}"
+        cache = rules.cpu_cache(self.recipe)
+        if cache is None:
+            return "Its memory is not known before the model is downloaded."
+        return (
+            f"predicted: the KV cache takes {bytes_text(cache.bytes)} of this machine's memory for {cache.tokens:,} "
+            f"tokens, {_counted(cache.requests, 'request')} of {self.recipe.max_seq_len:,}."
+        )
+
+    def __str__(self) -> str:
+        lines = [f"# Recipe {self.recipe.name}: {self.title}", *(f"# {note}" for note in self.notes)]
+        for step in self.steps:
+            lines += ["", f"# {step.heading}", *step.step.lines]
+        lines += ["", f"# {self.verdict}", *(f"# {remark}" for remark in self.remarks)]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        def line(text: object) -> str:
+            return f"<p style='margin:0.2em 0'>{html.escape(str(text))}</p>"
+
+        steps = "".join(
+            f"<p style='margin:0.5em 0 0.1em'>{html.escape(step.heading)}</p>"
+            "<pre style='margin:0;white-space:pre-wrap;font-size:0.9em'>"
+            + html.escape("\n".join(step.step.lines))
+            + "</pre>"
+            for step in self.steps
+        )
+        return (
+            "<div style='border-left:4px solid #5B5B5B;padding:0.2em 0 0.2em 1em;margin:0.5em 0'>"
+            f"<strong>{html.escape(f'Recipe {self.recipe.name}: {self.title}')}</strong>"
+            f"{''.join(map(line, self.notes))}{steps}{line(self.verdict)}{''.join(map(line, self.remarks))}</div>"
+        )
+
+
+def plan(recipe: Recipe) -> RecipePlan:
+    """What a recipe leads to, on its machine; nothing is run or downloaded.
+
+    A recipe with a problem has a plan all the same where its commands can be written: the remarks name the problem.
+    """
+    remarks = tuple(rules.check(recipe))
+    try:
+        made, fit = commands(recipe), rules.fit(recipe)
+    except WorkshopError:
+        if not any(remark.kind == "problem" for remark in remarks):
+            raise  # what no rule foresaw is told as it is
+        return RecipePlan(recipe, f"{recipe.model}, {recipe.gpu}", (), None, remarks)
+    steps = tuple(_planned(recipe, step) for step in made.steps if step.kind in _SHOWN)
+    note = [made.notes[0]] if made.notes else []
+    return RecipePlan(recipe, made.title, steps, fit, remarks, tuple(note))
+
+
+def commands(recipe: Recipe) -> pod.Plan:
+    """The commands of a recipe, from :mod:`helpers.plan`.
+
+    Raises:
+        WorkshopError: as :func:`helpers.plan.make`.
+    """
+    if recipe.on_cpu:
+        return pod.make_on_cpu(
+            recipe.model,
+            recipe.precision,
+            recipe.kv,
+            recipe.serve_options(),
+            recipe.calibration.texts,
+            recipe.revision,
+        )
+    return pod.make(
+        recipe.gpu,
+        recipe.precision,
+        recipe.model,
+        tp_size=recipe.tensor_parallel_size,
+        kv=recipe.kv,
+        sizes=recipe.sizes,
+        calibration_texts=recipe.calibration.texts,
+        serve=recipe.serve_options(),
+        revision=recipe.revision,
+    )
+
+
+def _planned(recipe: Recipe, step: pod.Step) -> PlannedStep:
+    """One stage, with what it reads and whether it is done here."""
+    plain = checkpoint.texts_used(CHECKPOINTS[recipe.precision], recipe.kv) == 0
+    title = "conversion" if step.kind == "checkpoint" and plain else TITLES[step.kind]
+    tied = recipe.gpu if step.kind == "engine" else ""
+    return PlannedStep(step.kind, step, title, _READS.get(step.kind, ()), tied, _done(recipe, step))
+
+
+def _done(recipe: Recipe, step: pod.Step) -> bool:
+    """Whether what a stage makes is on this machine, whole, and from the weights and the program that are here now."""
+    if not step.makes:
+        return False
+    place = Path(step.makes.replace(pod.HOME, str(workspace.home()), 1))
+    if step.kind == "install":
+        return (place / "bin" / "trtllm-build").exists()
+    found = workspace.find(place)
+    if found is None:
+        return False
+    if step.kind == "engine" and _refused(recipe, Engine(found.path, found.manifest)):
+        return False
+    return _from_these_weights(recipe, found.manifest) and _by_this_worker(step, found.manifest)
+
+
+def _refused(recipe: Recipe, engine: Engine) -> bool:
+    """Whether an engine was built for another machine than this, or cannot be asked."""
+    toolchain = openvino if recipe.on_cpu else tensorrt_llm
+    try:
+        return toolchain.refusal(engine) is not None
+    except WorkshopError:  # TensorRT-LLM is not installed here
+        return True
+
+
+def _from_these_weights(recipe: Recipe, made: workspace.Manifest) -> bool:
+    """Whether an artifact was made from the model that is here; a downloaded one is compared by its manifest."""
+    if "model" not in made.inputs:
+        return True
+    if not recipe.on_hub:
+        return made.inputs["model"] == models.find(recipe.model).digest
+    return True  # the folder's name has the revision, and hashing gigabytes for a preview would keep people waiting
+
+
+def _by_this_worker(step: pod.Step, made: workspace.Manifest) -> bool:
+    """Whether an OpenVINO engine was built by the worker as it is now."""
+    if step.kind != "engine" or made.options.get("toolchain") != openvino.name:
+        return True
+    workers = workspace.REPOSITORY / "helpers" / "workers"
+    now = workspace.digest(workers / "openvino_build.py", workers / "openvino_pipeline.py")
+    return made.inputs.get("worker") == now
+
+
+def run(recipe: Recipe) -> Engine:
+    """Make what is missing of a recipe on this machine, each stage with its progress; returns the engine.
+
+    Raises:
+        WorkshopError: the recipe is for another machine, a rule stands in the way, or a stage failed.
+    """
+    require_here(recipe)
+    rules.require(recipe)
+    found = models.find(recipe.model, recipe.revision)
+    made = toolchains.best().build(
+        found,
+        recipe.precision,
+        recipe.kv,
+        recipe.tensor_parallel_size,
+        sizes=recipe.sizes,
+        calibration_texts=recipe.calibration.texts,
+    )
+    assert isinstance(made, Engine)
+    return made
+
+
+def require_here(recipe: Recipe) -> None:
+    """Refuse a recipe for another machine.
+
+    An engine of TensorRT-LLM is tied to the compute capability, so a GPU of the same capability counts as the same.
+
+    Raises:
+        WorkshopError: names what is here, what the recipe is for, and what to do.
+    """
+    toolchain, machine = toolchains.best(), hardware.look()
+    gpu = hardware.supported_gpu(machine)
+    if recipe.on_cpu:
+        if toolchain.name != openvino.name:
+            raise WorkshopError(
+                f"The recipe {recipe.name} is for a CPU, and this machine builds for its {_product(gpu)}. Take a "
+                "recipe for that GPU (recipe.for_this_machine()), or set WORKSHOP_TOOLCHAIN=openvino."
+            )
+        return
+    sheet = hardware.by_key(recipe.gpu)
+    wanted = f"{recipe.tensor_parallel_size} × {sheet.name}" if recipe.tensor_parallel_size > 1 else sheet.name
+    if toolchain.name == openvino.name or gpu is None:
+        here = f"a {_product(gpu)} that is not used" if gpu else f"no GPU that TensorRT-LLM can use ({_cpu()})"
+        raise WorkshopError(
+            f"The recipe {recipe.name} is for {wanted}, and here is {here}. Look at its plan, or run "
+            "'bundled-cpu', which is for a CPU."
+        )
+    if gpu.compute_capability != sheet.compute_capability:
+        raise WorkshopError(
+            f"The recipe {recipe.name} is for {wanted} (compute capability {_capability(sheet)}), and here is "
+            f"{_product(gpu)} ({gpu.capability_text}). Change its gpu, or take recipe.for_this_machine()."
+        )
+
+
+def _product(gpu: Gpu | None) -> str:
+    """The name of a GPU that is here."""
+    return gpu.name if gpu else "GPU"
+
+
+def _cpu() -> str:
+    return hardware.cpu_identity()["cpu"]
+
+
+def _capability(sheet: Datasheet) -> str:
+    return ".".join(map(str, sheet.compute_capability))
+
+
+def for_this_machine() -> Recipe:
+    """The recipe of ``data/recipes`` that suits this machine, or one made from them.
+
+    On a CPU ``bundled-cpu``; on a GPU TinyLlama in its best 8 bits. ``WORKSHOP_MODEL`` names another model, as it does
+    for the notebooks.
+
+    Raises:
+        WorkshopError: the GPU here is in no table, or ``WORKSHOP_MODEL`` names no model.
+    """
+    if toolchains.best().name == openvino.name:
+        chosen = load("bundled-cpu")
+    else:
+        sheet = _sheet(hardware.supported_gpu(hardware.look()))
+        precision = tensorrt_llm.choices(sheet.key).eight_bit
+        name = f"tinyllama-{precision}-{sheet.key}"
+        usual = load("tinyllama-fp8-rtx-4090")
+        chosen = load(name) if name in names() else usual.changed(name, gpu=sheet.key, precision=precision)
+    model = os.environ.get("WORKSHOP_MODEL")
+    return chosen.changed(model=model) if model else chosen
+
+
+def _sheet(gpu: Gpu | None) -> Datasheet:
+    """The row of ``data/gpus.toml`` for a GPU: its own, else the largest of its capability that is not larger.
+
+    Raises:
+        WorkshopError: there is none.
+    """
+    if gpu is None:
+        raise WorkshopError("There is no GPU here that TensorRT-LLM has kernels for. Take the recipe 'bundled-cpu'.")
+    own = hardware.datasheet(gpu.name)
+    if own is not None:
+        return own
+    rows = [row for row in hardware.datasheets() if row.compute_capability == gpu.compute_capability]
+    # What a driver shows is a little less than what is sold.
+    fitting = [row for row in rows if row.memory_bytes <= 1.1 * gpu.memory_bytes]
+    if not fitting:
+        raise WorkshopError(
+            f"data/gpus.toml has no GPU like the {gpu.name} here (compute capability {gpu.capability_text}). Add a row "
+            "for it, or write a recipe for the nearest."
+        )
+    return max(fitting, key=lambda row: row.memory_bytes)
+
+
+def twin(recipe: Recipe, precision: str) -> Recipe:
+    """The same recipe with weights of another precision, for two engines side by side.
+
+    Where ``data/recipes`` has it, it is that one.
+
+    Raises:
+        WorkshopError: there is no such precision.
+    """
+    words = recipe.name.split("-")
+    named = [precision if word == recipe.precision else word for word in words]
+    name = "-".join(named if recipe.precision in words else [*words, precision])
+    made = recipe.changed(name, precision=precision)
+    return next((known for known in map(load, names()) if known.model_dump() == made.model_dump()), made)
+
+
+def pair(recipe: Recipe) -> tuple[Recipe, Recipe]:
+    """A recipe in 16 bits and in the best 8 bits of its machine, to be served at the same time.
+
+    Two engines on one GPU share its memory: the first takes 0.4 of it for its KV cache, the second 0.6 of what is then
+    left, about as much.
+
+    Raises:
+        WorkshopError: as :func:`twin`.
+    """
+    offered = openvino.choices() if recipe.on_cpu else tensorrt_llm.choices(recipe.gpu)
+    small = recipe.precision if recipe.precision != "fp16" else offered.eight_bit
+    left, right = twin(recipe, "fp16"), twin(recipe, small)
+    if recipe.on_cpu:
+        return left, right
+    return left.changed(left.name, serving__kv_cache_share=0.4), right.changed(right.name, serving__kv_cache_share=0.6)
+
+
+def overview() -> Table:
+    """The recipes of ``data/recipes``, one a row, with what the rules have to say."""
+    rows = []
+    for recipe in map(load, names()):
+        gpus = recipe.tensor_parallel_size
+        machine = "CPU" if recipe.on_cpu else hardware.by_key(recipe.gpu).name
+        lengths = f"{recipe.max_input_len:,} + {recipe.max_output_len:,}"
+        said = [remark for remark in rules.check(recipe) if remark.kind != "note"]
+        remarks = ", ".join(f"{remark.kind}: {remark.field}" for remark in said) or "–"
+        where = f"{gpus} × {machine}" if gpus > 1 else machine
+        rows.append([recipe.name, recipe.model, where, TITLES_OF[recipe.precision], lengths, remarks])
+    columns = ["recipe", "model", "machine", "weights", "prompt + answer", "remarks"]
+    return Table(
+        columns, rows, "Recipes in data/recipes", "recipe.load(name) reads one; recipe.plan(...) shows its stages."
+    )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def this_machine() -> str:
+    """What recipes call this machine: ``cpu``, or the key of its GPU.
+
+    Raises:
+        WorkshopError: as :func:`for_this_machine`.
+    """
+    if toolchains.best().name == openvino.name:
+        return CPU
+    return _sheet(hardware.supported_gpu(hardware.look())).key
