@@ -1,0 +1,118 @@
+"""The ``config.yaml`` itself: shown with its differences and refusals, and written whole (notebook 07)."""
+
+import html
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helpers import workspace
+from helpers.cards import Shown, Table
+from helpers.errors import WorkshopError
+from helpers.recipe.truss.facts import boxed, facts, paragraph, preformatted, to_yaml, version
+from helpers.recipe.truss.mapping import Difference, compared, config
+from helpers.recipe.truss.refusals import Refusal, refusals
+
+if TYPE_CHECKING:
+    from helpers.recipe.schema import Recipe
+
+FILE = "config.yaml"
+"""What Truss looks for in a folder."""
+
+_GREY, _RED = "#5B5B5B", "#B3261E"
+
+
+@dataclass(frozen=True, repr=False)
+class TrussExport(Shown):
+    """A recipe as Truss's ``config.yaml``.
+
+    Attributes:
+        name: of the recipe.
+        config: what the file says, nested as YAML is.
+        differences: what each setting of the recipe becomes.
+        refusals: why it cannot be deployed; empty where it can.
+        notes: what else to know, a sentence each.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    differences: tuple[Difference, ...]
+    refusals: tuple[Refusal, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The content of the file."""
+        return f"# The recipe {self.name} for Truss {version()}.\n{to_yaml(self.config)}"
+
+    def write(self, folder: str | Path) -> Path:
+        """Write ``config.yaml`` into a folder, whole or not at all; returns its path.
+
+        Raises:
+            WorkshopError: the recipe cannot be deployed, with every reason; or the folder takes no file.
+        """
+        if self.refusals:
+            raise WorkshopError("\n".join([f"{self.verdict} Nothing was written.", *map(_item, self.refusals)]))
+        file = Path(folder).expanduser() / FILE
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            workspace.write_whole(file, self.text)
+        except OSError as problem:
+            raise WorkshopError(f"{file} cannot be written: {problem.strerror}. Choose another folder.") from None
+        return file
+
+    def table(self) -> Table:
+        """What each setting of the recipe becomes."""
+        rows = [(one.recipe, one.truss, one.why) for one in self.differences]
+        return Table(("the recipe says", "Truss's config.yaml says", "why"), rows, f"From recipe to Truss: {self.name}")
+
+    @property
+    def verdict(self) -> str:
+        """Whether it can be deployed, as far as can be said without Baseten."""
+        if not self.refusals:
+            return (
+                f"recorded: by the names and ranges of Truss {version()} it is accepted. Nothing was sent to Baseten."
+            )
+        count = len(self.refusals)
+        return f"The recipe {self.name} cannot be deployed with Truss ({count} reason{'s' if count > 1 else ''})."
+
+    def __str__(self) -> str:
+        reasons = map(_item, self.refusals)
+        return "\n".join([self.verdict, *reasons, f"\n{FILE}:", self.text, str(self.table()), *self.notes])
+
+    def _repr_html_(self) -> str:
+        reasons = "".join(f"<li>{html.escape(str(one))}</li>" for one in self.refusals)
+        return boxed(
+            f"{FILE}: {self.verdict}",
+            f"{f'<ul>{reasons}</ul>' if reasons else ''}{preformatted(self.text)}{self.table()._repr_html_()}"
+            f"{''.join(map(paragraph, self.notes))}",
+            _RED if self.refusals else _GREY,
+        )
+
+
+def _item(reason: Refusal) -> str:
+    return f"  - {reason}"
+
+
+def export(recipe: "Recipe") -> TrussExport:
+    """A recipe as Truss's ``config.yaml``, with every difference named.
+
+    A recipe that cannot be deployed is shown too, with the reasons; :meth:`TrussExport.write` refuses it.
+    """
+    made = config(recipe)
+    against = tuple(refusals(recipe, made))
+    return TrussExport(recipe.name, made, tuple(compared(recipe, made)), against, tuple(_notes(recipe, made, against)))
+
+
+def _notes(recipe: "Recipe", made: Mapping[str, Any], against: tuple[Refusal, ...]) -> Iterator[str]:
+    """Where Baseten's page is narrower than Truss's schema, and what a push warns of."""
+    refused = {reason.setting.rpartition(".")[2] for reason in against}
+    for name, bounds in facts()["ranges"].items():
+        value, most = made["trt_llm"]["build"][name], bounds.get("published_most")
+        least, step = bounds.get("published_least", 1), bounds.get("published_multiple", 1)
+        if most is None or name in refused or (least <= value <= most and value % step == 0):
+            continue
+        steps = f" in steps of {step}" if step > 1 else ""
+        yield f"published: Baseten's page gives {name} as {least:,} to {most:,}{steps}; Truss itself accepts {value:,}."
+    if recipe.precision == "fp8" and not against:
+        yield f"recorded: truss push warns “{facts()['warnings']['fp8']}”. Where that happens, set num_builder_gpus."
