@@ -1,0 +1,260 @@
+"""The exercises of notebook 07: what a change redoes, lengths that a model can read, and what a server refuses.
+
+The judges are the things themselves: the comparison of two plans, the rules with the memory planner, and the checks
+that the CPU server makes of a request before its engine sees it.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+from helpers.cards import Card
+from helpers.errors import WorkshopError
+from helpers.workspace import DATA
+
+if TYPE_CHECKING:
+    from helpers.recipe import Recipe
+    from helpers.recipe.diff import Redone
+
+_CHANGED, _FIELD, _TO = "tinyllama-fp8-rtx-4090", "max_batch_size", 128  # in the first exercise
+_LENGTHS, _PROMPT, _ANSWER = "tinyllama-int8-a10g-talk", 1000, 500  # in the second
+_SERVED = "bundled-cpu"  # in the third
+
+
+def _names(answer: object) -> list[str]:
+    """The names in an answer: a list of them, or one text with commas; each once."""
+    given = answer.split(",") if isinstance(answer, str) else answer if isinstance(answer, Iterable) else [answer]
+    return list(dict.fromkeys(str(name).strip() for name in given if str(name).strip()))
+
+
+# --- What a change redoes ------------------------------------------------------------
+
+
+def check_recipe_change(answer: str | Iterable[str] | None = None) -> Card:
+    """Which stages does raising max_batch_size from 64 to 128 redo, in the recipe for TinyLlama in FP8 on a 4090?
+
+    Args:
+        answer: the names of those stages, such as ``["download", "server"]``; None while there is no answer.
+    """
+    before, stages = _change()
+    title = f"{_CHANGED}: {_FIELD} goes from {before} to {_TO}. Which stages are done again?"
+    every = ", ".join(stages)
+    if answer is None:
+        return Card(
+            title,
+            note=f"Not answered yet: give a list of some of {every}. A stage is done again when its own command "
+            "changes, or when what it reads is made anew.",
+        )
+    kinds = {stage.step.kind: name for name, stage in stages.items()}
+    given = [kinds.get(name.lower(), name.lower()) for name in _names(answer)]
+    facts = {"your answer": ", ".join(given) or "none"}
+    unknown = [name for name in given if name not in stages]
+    if unknown:
+        return Card(title, facts, f"There is no stage {unknown[0]!r} here. The stages are {every}.")
+    wrong = [_told(name, stage) for name, stage in stages.items() if stage.redone is not (name in given)]
+    if wrong:
+        return Card(title, facts, f"Not yet. {' '.join(wrong)}")
+    kept = [name for name, stage in stages.items() if not stage.redone]
+    return Card(
+        title, {**facts, **{name: stage.why for name, stage in stages.items()}}, f"Right. Kept: {', '.join(kept)}."
+    )
+
+
+@cache
+def _change() -> "tuple[int, Mapping[str, Redone]]":
+    """The value before, and for each stage whether the change does it again, and why."""
+    from helpers import recipe
+    from helpers.recipe.diff import diff
+
+    before = recipe.load(_CHANGED)
+    compared = diff(before, before.changed(None, **{_FIELD: _TO}))
+    return getattr(before, _FIELD), {stage.step.title: stage for stage in compared.stages}
+
+
+def _told(name: str, stage: "Redone") -> str:
+    """What an answer has wrong about one stage."""
+    if stage.redone:
+        return f"The {name} is done again too: {stage.why}."
+    return f"The {name} is kept: {stage.why}."
+
+
+# --- Lengths -------------------------------------------------------------------------
+
+
+def check_talk_recipe(max_input_len: int | None = None, max_output_len: int | None = None) -> Card:
+    """Mend the talk's recipe: lengths that TinyLlama can read, prompts of 1,000 tokens or more, answers of 500 or more.
+
+    A full batch at full length has to fit into the A10G's KV cache too. Several answers are right.
+
+    Args:
+        max_input_len: tokens of a prompt, at most; None while there is no answer.
+        max_output_len: tokens of an answer, at most.
+    """
+    from helpers import recipe
+
+    talk = recipe.load(_LENGTHS)
+    title = (
+        f"The talk's recipe, {_LENGTHS}: lengths that {talk.model} can read, for prompts of {_PROMPT:,} tokens and "
+        f"answers of {_ANSWER:,} at least, so that {talk.max_batch_size} requests fit at full length"
+    )
+    if max_input_len is None or max_output_len is None:
+        return Card(
+            title,
+            note="Not answered yet: give both lengths, such as check_talk_recipe(1500, 1500). The model has only so "
+            "many positions, and a request takes one for each token of its prompt and of its answer.",
+        )
+    facts = {"your answer": f"max_input_len {max_input_len!r}, max_output_len {max_output_len!r}"}
+    try:
+        mended = talk.changed(max_input_len=max_input_len, max_output_len=max_output_len)
+    except WorkshopError as refused:
+        return Card(title, facts, str(refused))
+    return _judged(title, facts, mended)
+
+
+def _judged(title: str, facts: Mapping[str, str], mended: "Recipe") -> Card:
+    """Hold lengths against the task, the rules and the memory planner."""
+    from helpers.recipe import rules
+
+    shape, plan = rules.shape(mended), rules.fit(mended)
+    assert shape is not None  # TinyLlama is in data/models.toml
+    assert plan is not None
+    facts = {
+        **facts,
+        "prompt and answer": f"{mended.max_seq_len:,} tokens, and the model has {shape.positions:,} positions",
+        "requests that fit": f"{plan.requests:,} at full length, and the batch is {mended.max_batch_size}",
+    }
+    wrong = [*_too_short(mended), *(one.text for one in rules.check(mended) if one.field in _JUDGED[one.kind])]
+    if wrong:
+        return Card(title, facts, f"Not yet. {' '.join(wrong)}")
+    left = shape.positions - mended.max_seq_len
+    rest = f"{left:,} {'is' if left == 1 else 'are'}" if left else "none is"
+    return Card(
+        title,
+        facts,
+        f"Right. Prompt and answer take {mended.max_seq_len:,} of {shape.positions:,} positions; {rest} left. "
+        f"predicted: the A10G could run {plan.largest_batch:,} such requests at once; this engine is built for "
+        f"{mended.max_batch_size}.",
+    )
+
+
+_SIZES = frozenset({"max_input_len", "max_output_len", "max_batch_size", "max_num_tokens"})
+_JUDGED: Mapping[str, frozenset[str]] = {"problem": _SIZES | {"gpu"}, "warning": _SIZES, "note": frozenset()}
+"""Which remarks of the rules, by kind, count against an answer: those that lengths can cause."""
+
+
+def _too_short(mended: "Recipe") -> Iterator[str]:
+    """What falls short of the task."""
+    least = (("Prompts", "max_input_len", _PROMPT), ("Answers", "max_output_len", _ANSWER))
+    for what, field, tokens in least:
+        value = getattr(mended, field)
+        if value < tokens:
+            yield f"{what} of {tokens:,} tokens are asked for: {field} is {tokens - value:,} too small."
+
+
+# --- A request -----------------------------------------------------------------------
+
+REQUEST: Mapping[str, Any] = {
+    "model": "bundled",
+    "prompt": "Born in north-east France, Soyer trained as a",
+    "max_tokens": 4000,
+    "max_new_tokens": 32,
+    "temperature": 0.7,
+    "ignore_eos": True,
+    "stream": False,
+    "stream_options": {"include_usage": True},
+    "user": "me",
+}
+"""The body that the third exercise is about."""
+
+_NEEDED = ("model", "prompt", "stream")  # what the other fields are judged beside
+_ACCEPTED = {
+    "model": "the server has one model and does not compare the name",
+    "ignore_eos": "OpenAI has no such field, but trtllm-serve knows it, and so does this server",
+    "user": "it is known, and nothing is done with it",
+}
+"""Why fields that look wrong are not."""
+
+
+def check_request(fields: str | Iterable[str] | None = None) -> Card:
+    """Which fields of a request does the server refuse? Its own checks judge, with the sizes of the bundled recipe.
+
+    Args:
+        fields: the names of those fields, such as ``["model", "user"]``; None while there is no answer.
+    """
+    from helpers import recipe
+
+    served = recipe.load(_SERVED)
+    title = (
+        f"POST /v1/completions to {_SERVED}, whose requests have at most {served.max_seq_len:,} tokens, prompt and "
+        "answer together: which fields of this body are refused?"
+    )
+    body = {name: json.dumps(value) for name, value in REQUEST.items()}
+    if fields is None:
+        return Card(
+            title,
+            body,
+            "Not answered yet: give a list of fields, such as ['model', 'user']. The server forbids what it does not "
+            "know, what does not go together, and what its engine has no room for.",
+        )
+    given = _names(fields)
+    facts = {"your answer": ", ".join(given) or "none"}
+    unknown = [name for name in given if name not in REQUEST]
+    if unknown:
+        return Card(title, facts, f"The request has no field {unknown[0]!r}. It has {', '.join(REQUEST)}.")
+    refused = _refused()
+    extra, missed = [name for name in given if name not in refused], [name for name in refused if name not in given]
+    if extra or missed:
+        taken = [
+            f"{name} is accepted: {_ACCEPTED.get(name, 'it is known, and its value is allowed')}." for name in extra
+        ]
+        more = f"{len(missed)} more {'is' if len(missed) == 1 else 'are'} refused."
+        return Card(title, facts, f"Not yet. {' '.join([*taken, *([more] if missed else [])])}")
+    return Card(
+        title, {**facts, **refused}, "Right. Beside each field stands what the server answers, with status 400."
+    )
+
+
+@cache
+def _refused() -> Mapping[str, str]:
+    """Each field of the request that is refused, and the words; each beside those that are needed, so none hides."""
+    needed = {name: REQUEST[name] for name in _NEEDED}
+    said = {name: _said({**needed, name: value}) for name, value in REQUEST.items()}
+    return {name: words for name, words in said.items() if words}
+
+
+def _said(body: Mapping[str, Any]) -> str:
+    """What the server says to a body before its engine sees it; empty if it accepts it."""
+    from helpers.serving.app.http import DEFAULT_TOKENS
+    from helpers.serving.app.protocol import CompletionRequest, parsed
+    from helpers.serving.app.refusal import Refusal
+
+    server = _server()
+    try:
+        asked = parsed(CompletionRequest, json.dumps(body).encode())
+        prompt = server.text.encode(str(body["prompt"]), asked.add_special_tokens)
+        server.room(len(prompt), asked.asked_tokens, DEFAULT_TOKENS)
+    except Refusal as refusal:
+        return refusal.message
+    return ""
+
+
+@cache
+def _server() -> Any:
+    """The server's own checks with the bundled model's tokenizer and the recipe's sizes, and no engine behind them."""
+    from helpers import recipe
+    from helpers.serving.app.http import Limits, Server
+    from helpers.serving.app.text import Text
+
+    served = recipe.load(_SERVED)
+    prompt = min(served.max_seq_len, served.max_num_tokens)  # a prompt is read whole: prefill is not chunked here
+    limits = Limits(
+        max_batch_size=served.max_batch_size,
+        max_num_tokens=served.max_num_tokens,
+        max_seq_len=served.max_seq_len,
+        max_prompt=prompt,
+        kv_blocks=0,
+        max_queue=served.serving.max_queue,
+    )
+    none = cast(Any, None)  # what a body is refused for, it is refused for before an engine is asked
+    return Server(_SERVED, Text(DATA / "model"), none, none, limits)
