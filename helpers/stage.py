@@ -5,6 +5,7 @@ an interrupt or the kernel's death does. A stage whose artifact exists already, 
 options by the same releases, is not run again.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ _LEAST_SPACE = 1_000_000
 # Where in somebody's code it happened: a traceback's lines, and torchrun's for an error file that nobody asked for.
 _PLACES = ('File "', "raise ", "error_file: <N/A>")
 _UNDER_WAY = ("running", "waiting", "publishing")
+_only_news: ContextVar[bool] = ContextVar("only_news", default=False)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,16 @@ def existing(stage: Stage) -> Artifact | None:
     return replace(artifact, reused=True) if artifact else None
 
 
+@contextlib.contextmanager
+def only_news() -> Iterator[None]:
+    """Within this, a stage whose artifact exists shows nothing."""
+    before = _only_news.set(True)
+    try:
+        yield
+    finally:
+        _only_news.reset(before)
+
+
 def run(stage: Stage) -> Artifact:
     """Make the stage's artifact, or take the one that exists; show progress, then its card.
 
@@ -93,6 +106,8 @@ def run(stage: Stage) -> Artifact:
     """
     live = Live()
     artifact = existing(stage)
+    if artifact is not None and _only_news.get():
+        return artifact
     if artifact is None:
         workspace.require_space(stage.target, max(stage.space, _LEAST_SPACE))
         directory = _new_run(stage)

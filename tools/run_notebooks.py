@@ -105,7 +105,7 @@ class TimedClient(NotebookClient):
 
     def __init__(self, run: NotebookRun, log: IO[str], progress: "Progress", timeout: int) -> None:
         kernel = AsyncKernelManager(kernel_name="trtllm-workshop", kernel_spec_manager=ThisPython())
-        super().__init__(run.notebook, km=kernel, timeout=timeout, store_widget_state=False)
+        super().__init__(run.notebook, km=kernel, timeout=timeout, store_widget_state=False, coalesce_streams=True)
         self.run, self.log_file, self.progress = run, log, progress
 
     async def async_execute_cell(  # type: ignore[override]  # the other arguments are passed on
