@@ -130,7 +130,7 @@ def converse(
     told_text = processes.redactor(os.environ)(log.read_text(errors="replace"))
     workspace.write_whole(log, told_text)
     if worker.returncode != 0 or "tokens" not in last:
-        ending = f"took longer than its limit of {time_limit:g} s" if timed_out else _ending(worker.returncode)
+        ending = f"took longer than its limit of {time_limit:g} s" if timed_out else ending_of(worker.returncode)
         raise WorkshopError(
             f"The engine's process {ending}.\n{stage.diagnosis(told_text, ending)}The whole log: {log}\n"
             "Run the cell again; if it fails again, build the engine again."
@@ -150,7 +150,7 @@ def converse(
     return made
 
 
-def _ending(status: int) -> str:
+def ending_of(status: int) -> str:
     """How a kept process ended, in words; the keeper tells a signal n as 128 + n."""
     if status > 128 and status - 128 in set(signal.Signals):
         return f"was killed by {signal.Signals(status - 128).name}"
