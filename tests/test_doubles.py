@@ -4,6 +4,7 @@ import functools
 import json
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -537,12 +538,52 @@ def test_the_server_answers(server):
     assert "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1]) == greedy(8)[1]
 
 
-@pytest.mark.parametrize("wrong", [{"best_off": 1}, {"stream_options": {}}, {"max_tokens": 1000}])
+REFUSED_BODIES = [{"best_off": 1}, {"stream_options": {}}, {"max_tokens": 1000}, {"max_tokens": "8"}, {"seed": True}]
+REFUSED_BODIES += [{"prompt": "word " * 200, "max_tokens": 1}, {"prompt": None}]
+
+
+@pytest.mark.parametrize("wrong", REFUSED_BODIES)
 def test_the_server_refuses(server, wrong):
     with pytest.raises(urllib.error.HTTPError) as told:
         post(server, **wrong)
     assert told.value.code == 400
-    assert json.loads(told.value.read())["object"] == "error"
+    error = json.loads(told.value.read())
+    assert (error["object"], error["code"]) == ("error", 400) and error["message"]
+
+
+@pytest.mark.parametrize("known", [{"best_of": 2}, {"logprobs": 1}, {"n": 2, "temperature": 1}])
+def test_what_only_the_real_server_can_do_is_no_answer_to_rest_a_test_on(server, known):
+    with pytest.raises(urllib.error.HTTPError) as told:
+        post(server, **known)
+    assert told.value.code == 501
+
+
+def test_the_server_chats_and_stops_where_it_is_told_to(server):
+    told = urllib.request.urlopen(f"{server}/health_generate").read().decode()
+    assert "Generation health check OK" in told
+    parts = [{"type": "text", "text": "hi"}]
+    body = {"model": "engine", "messages": [{"role": "user", "content": parts}], "max_completion_tokens": 4}
+    data = json.dumps({**body, "temperature": 0}).encode()
+    request = urllib.request.Request(f"{server}/v1/chat/completions", data, {"Content-Type": "application/json"})
+    answer = json.loads(urllib.request.urlopen(request, timeout=60).read())
+    assert answer["choices"][0]["message"]["role"] == "assistant"
+    text = greedy(8)[1]
+    stop = text[len(text) // 2 :][:2]
+    whole = json.loads(post(server, stop=stop))["choices"][0]
+    assert (whole["text"], whole["finish_reason"]) == (text[: text.index(stop)], "stop")
+    kept = json.loads(post(server, stop=["never", stop], include_stop_str_in_output=True))["choices"][0]
+    assert kept["text"] == whole["text"] + stop
+    events = [line.removeprefix("data: ") for line in post(server, stop=stop, stream=True).splitlines() if line]
+    assert "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1]) == whole["text"]
+
+
+def test_statistics_are_told_once_and_waited_for(server):
+    post(server)
+    records = json.loads(urllib.request.urlopen(f"{server}/metrics").read())
+    assert records and records[-1]["numActiveRequests"] == 0
+    began = time.monotonic()
+    assert json.loads(urllib.request.urlopen(f"{server}/metrics").read()) == []
+    assert 1.5 < time.monotonic() - began < 6
 
 
 def test_a_server_that_does_not_start(pod, engine, tmp_path):
@@ -556,6 +597,14 @@ def test_a_server_that_does_not_start(pod, engine, tmp_path):
     no_settings = pod.program("trtllm-serve", engine, "--backend", "tensorrt", "--tokenizer", bare)
     assert no_settings.returncode == 1
     assert "'NoneType' object has no attribute 'model_type'" in no_settings.stderr
+    settings = tmp_path / "llm_options.yaml"
+    settings.write_text("enable_chunked_prefil: true\n")
+    words = ["serve", engine, "--backend", "tensorrt", "--tokenizer", MODEL, "--extra_llm_api_options", settings]
+    unknown = pod.program("trtllm-serve", *words)
+    assert unknown.returncode == 1 and "enable_chunked_prefil" in unknown.stderr
+    settings.write_text("kv_cache_config:\n  enable_block_reus: false\n")
+    unknown = pod.program("trtllm-serve", *words)
+    assert unknown.returncode == 1 and "enable_block_reus" in unknown.stderr
     misspelt = pod.program("trtllm-serve", engine, "--served_model_name", "x")
     assert misspelt.returncode == 2
     assert "No such option: --served_model_name" in misspelt.stderr
@@ -730,3 +779,14 @@ def test_an_engine_without_paged_context_reuses_nothing_and_says_so_once(pod, tm
     assert log("").count("KV cache reuse disabled because model was not built with paged context FMHA") == 1
     quiet = log("enable_block_reuse=False")
     assert "found in the config file" in quiet and "KV cache reuse disabled" not in quiet
+
+
+def test_chunks_need_paged_context_and_lift_the_limit_of_a_prompt(pod, engine, tmp_path):
+    build(pod, checkpoint(tmp_path / "checkpoint", kv="INT8"), tmp_path / "engine")
+    code = f"""{ASK}
+for folder in sys.argv[1], {str(tmp_path / "engine")!r}:
+    print([LLM(model=folder, tokenizer=model, enable_chunked_prefill=on)._longest_prompt for on in (False, True)])
+"""
+    done = pod.program("python", "-c", code, engine, MODEL, PROMPT)
+    assert "[128, 255]" in done.stdout and "[128, 128]" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("Chunked context is not supported for this configuration and will be disabled") == 1

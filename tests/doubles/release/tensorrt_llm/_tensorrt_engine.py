@@ -94,6 +94,7 @@ class LLM:
         tensor_parallel_size=1,
         kv_cache_config=None,
         scheduler_config=None,
+        enable_chunked_prefill=False,
         **more,
     ):
         self._engine = Path(model)
@@ -112,6 +113,7 @@ class LLM:
             parts = [double_engine.weights(data) for data in self._ranks]
             self._model.load_state_dict(double_engine.joined(parts, self._pretrained))
         self._fix_reuse()
+        self._fix_chunks(enable_chunked_prefill)
         self._pool = double_scheduler.Pool(self._blocks(), self._tokens_per_block)
         double_machine.hold(self._pool.blocks * self._tokens_per_block * self._bytes_per_token())
 
@@ -122,6 +124,14 @@ class LLM:
             print("[TensorRT-LLM][WARNING] Fixing executorConfig: KV cache reuse disabled because model was not built "
                   "with paged context FMHA support", flush=True)  # fmt: skip
             self._reuses = False
+
+    def _fix_chunks(self, wanted):
+        """What ``fixExecutorConfig`` does with chunked context: it warns and goes on."""
+        paged = self._build["plugin_config"]["use_paged_context_fmha"]
+        if wanted and not paged:
+            told = "Chunked context is not supported for this configuration and will be disabled. Related configs: "
+            print(f"[TensorRT-LLM][WARNING] {told}RNNBased: 0, KVCacheEnabled: 1, PagedContextFMHA: 0", flush=True)
+        self._chunks = wanted and paged
 
     def _bytes_per_token(self):
         """Bytes of one token's keys and values in every layer of one rank."""
@@ -188,7 +198,7 @@ class LLM:
     @property
     def _longest_prompt(self):
         """With padding removed and fused attention, as every engine here, ``max_input_len`` itself is not looked at."""
-        return min(self._build["max_num_tokens"], self._longest - 1)
+        return self._longest - 1 if self._chunks else min(self._build["max_num_tokens"], self._longest - 1)
 
     @double.entry("tensorrt_llm.LLM.generate")
     def generate(self, inputs, sampling_params=None, **more):
