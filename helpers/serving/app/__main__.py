@@ -1,0 +1,165 @@
+"""Serve an engine on the CPU: ``python -m helpers.serving.app --engine FOLDER ...``.
+
+``helpers.serving.start`` runs this; by hand it takes what ``serve_command`` of the CPU toolchain puts together. Ends
+with status 1 and one line that says why if the engine does not load or ends by itself.
+"""
+
+import argparse
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import WorkshopError
+
+
+def parse() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.serving.app", description=__doc__)
+    parser.add_argument("--engine", type=Path, required=True, help="its folder")
+    parser.add_argument("--model-name", help="what /v1/models tells; the folder's name if missing")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=8000)
+    for option, about in (
+        ("--max-batch-size", "requests that run at once"),
+        ("--max-num-tokens", "tokens in one iteration"),
+        ("--max-seq-len", "tokens of prompt and answer together"),
+        ("--kv-blocks", "of the KV cache, 32 tokens each"),
+    ):
+        parser.add_argument(option, type=int, required=True, help=about)
+    parser.add_argument("--max-queue", type=int, default=256, help="requests that may wait before others get a 429")
+    parser.add_argument(
+        "--chunked-prefill", action="store_true", help="cut long prompts up; nothing limits the batch then"
+    )
+    parser.add_argument("--kv-cache", choices=["f16", "u8"], default="f16", help="what the engine was built with")
+    return parser.parse_args()
+
+
+def worker_options(arguments: argparse.Namespace) -> list[str]:
+    """The options of the engine's process."""
+    options = ["--engine", str(arguments.engine.resolve()), "--kv-cache", arguments.kv_cache]
+    for name in ("kv_blocks", "max_batch_size", "max_num_tokens"):
+        options += ["--" + name.replace("_", "-"), str(getattr(arguments, name))]
+    return options + (["--chunked-prefill"] if arguments.chunked_prefill else [])
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything is started.
+
+    Raises:
+        WorkshopError: no engine there, or a size below 1.
+    """
+    if not (arguments.engine / "graph" / "openvino_model.xml").exists():
+        raise WorkshopError(f"{arguments.engine} holds no OpenVINO engine. Build one, or give its folder.")
+    for name in ("max_batch_size", "max_num_tokens", "max_seq_len", "kv_blocks"):
+        if getattr(arguments, name) < 1:
+            raise WorkshopError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it must be at least 1.")
+    if arguments.max_queue < 0:
+        raise WorkshopError(f"--max-queue is {arguments.max_queue}; it must be 0 or more.")
+
+
+async def serve(arguments: argparse.Namespace, process: "subprocess.Popen[bytes]") -> int:
+    """Serve until told to stop, or until the engine's process ends; gives the exit status."""
+    import uvicorn
+
+    from helpers.serving.app import http
+    from helpers.serving.app.engine import Engine
+    from helpers.serving.app.metrics import Records
+    from helpers.serving.app.refusal import Refusal
+    from helpers.serving.app.text import Text
+
+    records: list[Records] = []
+    capacity = arguments.max_batch_size + arguments.max_queue
+    engine = Engine(process, capacity, lambda told: records[0].add(told))
+    try:
+        text = Text(arguments.engine / "graph")
+        await engine.start()
+    except (Refusal, WorkshopError) as error:
+        await engine.close()
+        print(f"error: the engine did not load. {error}", file=sys.stderr, flush=True)
+        return 1
+    limits = limits_of(arguments, engine.told["tokens_per_block"])
+    sizes = {name: getattr(limits, name) for name in ("max_batch_size", "max_num_tokens", "kv_blocks")}
+    records.append(Records({**sizes, "tokens_per_block": engine.told["tokens_per_block"]}))
+    name = arguments.model_name or arguments.engine.resolve().name
+    app = http.with_raw_send(http.make_app(http.Server(name, text, engine, records[0], limits)))
+
+    class Serving(uvicorn.Server):
+        """Ends the streams before it waits for them to end."""
+
+        async def shutdown(self, sockets: Any = None) -> None:
+            await engine.close()
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
+        app,
+        host=arguments.host,
+        port=arguments.port,
+        http="httptools",
+        lifespan="off",
+        ws="none",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+    )
+    serving = Serving(config)
+    watching = asyncio.create_task(watch(engine, serving))
+    try:
+        await serving.serve()
+    finally:
+        watching.cancel()
+        await engine.close()
+    return 1 if getattr(serving, "engine_died", False) else 0
+
+
+async def watch(engine: Any, serving: Any) -> None:
+    """End the server when the engine's process ends by itself: it can answer nothing more."""
+    await engine.ended.wait()
+    if engine.died:
+        print(f"error: {engine.failed} The server ends with it; start it again.", file=sys.stderr, flush=True)
+        serving.engine_died = True
+        await asyncio.sleep(0.2)  # those who have a stream open get to read why
+        serving.should_exit = True
+
+
+def limits_of(arguments: argparse.Namespace, tokens_per_block: int) -> Any:
+    """What requests are held to: what the engine was built for, and what its KV cache holds."""
+    from helpers.serving.app.http import Limits
+
+    held = arguments.kv_blocks * tokens_per_block
+    longest = min(arguments.max_seq_len, held)
+    if longest < arguments.max_seq_len:
+        told = f"The KV cache holds {held} tokens, fewer than max_seq_len = {arguments.max_seq_len}: "
+        print(f"warning: {told}sequences end at {held}.", file=sys.stderr, flush=True)
+    prompt = longest if arguments.chunked_prefill else min(longest, arguments.max_num_tokens)
+    return Limits(
+        arguments.max_batch_size, arguments.max_num_tokens, longest, prompt, arguments.kv_blocks, arguments.max_queue
+    )
+
+
+def main() -> int:
+    """Start both processes and serve."""
+    arguments = parse()
+    try:
+        check(arguments)
+    except WorkshopError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    from helpers.serving.app.engine import launch
+
+    process = launch(worker_options(arguments))  # it loads while this process imports what it needs
+    try:
+        import uvloop
+
+        runner: Any = uvloop.run
+    except ImportError:  # not on Windows; asyncio's own loop serves as well, a little slower
+        runner = asyncio.run
+    try:
+        return int(runner(serve(arguments, process)))
+    finally:
+        if process.poll() is None:
+            process.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
