@@ -6,12 +6,14 @@ What is real: ModelOpt's checkpoints, the stages, the manifests, the workers. Wh
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from conftest import runs, until
@@ -107,6 +109,52 @@ def test_an_a10g_is_told_why_not_fp8_and_what_instead(on):
     assert done.returncode == 1
     assert "Networks with FP8 precision require hardware with FP8 support" in done.stderr
     assert "Take 'int8' instead" in done.stderr
+
+
+RECIPE = """
+model: bundled
+gpu: rtx-4090
+max_input_len: 200
+max_output_len: 100
+max_batch_size: 8
+max_num_tokens: 512
+precision: {precision}
+kv_cache: {kv}
+"""
+
+
+@pytest.mark.parametrize(("precision", "kv", "folder"), [("fp8", "auto", "fp8"), ("fp16", "int8", "fp16-kv-int8")])
+def test_a_recipe_is_built_and_served_by_trtllm_serve(on, homes, pythons, tmp_path, precision, kv, folder):
+    file = tmp_path / "mine.yaml"
+    file.write_text(RECIPE.format(precision=precision, kv=kv))
+    done = on("rtx-4090", "build", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    engine = homes / "rtx-4090" / "engines" / "bundled" / f"tensorrt_llm-{folder}-b8-in200-seq300-t512"
+    built = json.loads((engine / "config.json").read_text())["build_config"]
+    assert (built["max_batch_size"], built["max_seq_len"], built["max_num_tokens"]) == (8, 300, 512)
+    assert "made earlier" in on("rtx-4090", "build", str(file)).stdout
+    environment = {**variables("rtx-4090", homes, pythons), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "helpers", "serve", str(file)]
+    with (tmp_path / "log").open("w") as log:
+        served = subprocess.Popen(command, cwd=workspace.REPOSITORY, env=environment, stdout=log, stderr=log)
+    try:
+        told = until(lambda: re.search(r"http://127\.0\.0\.1:\d+", text(tmp_path / "log")), 60, "the server")
+        until(lambda: "Ctrl-C ends the server" in text(tmp_path / "log"), 60, "the server's first answer")
+        assert httpx.get(f"{told[0]}/version").json() == {"version": "1.2.1"}
+        asked = {"model": engine.name, "prompt": "Soyer", "max_tokens": 4, "temperature": 0}
+        answer = httpx.post(f"{told[0]}/v1/completions", json=asked).json()
+        assert answer["usage"]["completion_tokens"] == 4
+        started = psutil.Process(served.pid).children(recursive=True)
+        settings = [word for one in started for word in one.cmdline() if word.endswith("llm_options.yaml")]
+        assert bool(settings) is (kv == "int8"), "only an engine without block reuse needs the file"
+    finally:
+        served.send_signal(signal.SIGTERM)
+        served.wait(30)
+    until(lambda: not any(runs(one.pid) for one in started), 10, "the end of every process of the server")
+
+
+def text(file: Path) -> str:
+    return file.read_text()
 
 
 def test_int8_weight_only_is_tensorrt_llms_own_conversion(on, homes):

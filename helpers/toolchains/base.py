@@ -192,18 +192,27 @@ def require_fit(toolchain: Any, engine: Engine) -> None:
 
 
 def rebuild_command(engine: Engine, tp_size: int | None = None) -> str:
-    """The command that builds an engine again, to paste into a terminal.
+    """The command that builds an engine again, to paste into a terminal; one of a recipe's sizes takes the recipe.
 
     Args:
         engine: what to build again.
         tp_size: over so many GPUs; None for as many as it has.
     """
+    if _of_a_recipe(engine):
+        return "python -m helpers build RECIPE, with the file or the name of the recipe that it was built from"
     command = ["python", "-m", "helpers", "build", engine.manifest.options["model"], "--precision", engine.precision]
     usual = kv_of(engine.precision) if engine.toolchain == "tensorrt_llm" else None
     command += ["--kv", engine.kv or "fp16"] if engine.kv != usual else []
     ranks = engine.tp_size if tp_size is None else tp_size
     command += ["--tp-size", str(ranks)] if ranks > 1 else []
     return workspace.shell_text(command)
+
+
+def _of_a_recipe(engine: Engine) -> bool:
+    """True for an engine whose folder names sizes or calibration that are not the usual: no option asks for them."""
+    usual = kv_of(engine.precision) if engine.toolchain == "tensorrt_llm" else None
+    plain = engine_folder(engine.toolchain, engine.precision, engine.kv, usual, engine.tp_size)
+    return engine.path.name.startswith(f"{plain}-") and "-from-elsewhere" not in engine.path.name
 
 
 def engine_folder(

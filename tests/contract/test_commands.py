@@ -96,6 +96,23 @@ def test_serving_an_engine_names_the_backend_and_a_whole_model(release):
 
 
 @pytest.mark.parametrize("release", OFFERED)
+@pytest.mark.parametrize(("chunked", "reuse"), [(False, True), (True, True), (False, False), (True, False)])
+def test_what_no_option_says_is_a_file_whose_keys_the_server_takes(release, chunked, reuse):
+    command = commands.serve("trtllm-serve", "engine", "model", SIZES, "trt", kv_share=0.4, settings="more.yaml")
+    assert problems(release, command) == []
+    assert command[-2:] == ["--extra_llm_api_options", "more.yaml"]
+    told, entries = commands.serve_settings(0.4, chunked, reuse), contract(release).entries
+    assert (told == {}) == (reuse and not chunked)
+    assert told.get("enable_chunked_prefill", False) is chunked
+    cache = told.get("kv_cache_config", {"enable_block_reuse": True})
+    assert cache["enable_block_reuse"] is reuse
+    assert entries["tensorrt_llm._tensorrt_engine.LLM"].problems({"model": "engine", **told}) == []
+    assert entries["tensorrt_llm.llmapi.KvCacheConfig"].problems(cache) == []
+    # The file's cache settings replace the option's, so the share has to be said once more.
+    assert reuse or cache["free_gpu_memory_fraction"] == 0.4
+
+
+@pytest.mark.parametrize("release", OFFERED)
 def test_a_build_says_every_limit_and_keeps_its_timing_cache_in_the_engine(release):
     values = contract(release).programs["trtllm-build"].parse(BUILD)
     assert {name: values[name] for name in vars(SIZES)} == vars(SIZES)

@@ -28,6 +28,7 @@ def parse() -> argparse.Namespace:
         ("--kv-blocks", "of the KV cache, 32 tokens each"),
     ):
         parser.add_argument(option, type=int, required=True, help=about)
+    parser.add_argument("--max-input-len", type=int, help="tokens of a prompt; as many as fit if missing")
     parser.add_argument("--max-queue", type=int, default=256, help="requests that may wait before others get a 429")
     parser.add_argument(
         "--chunked-prefill", action="store_true", help="cut long prompts up; nothing limits the batch then"
@@ -52,9 +53,10 @@ def check(arguments: argparse.Namespace) -> None:
     """
     if not (arguments.engine / "graph" / "openvino_model.xml").exists():
         raise WorkshopError(f"{arguments.engine} holds no OpenVINO engine. Build one, or give its folder.")
-    for name in ("max_batch_size", "max_num_tokens", "max_seq_len", "kv_blocks"):
-        if getattr(arguments, name) < 1:
-            raise WorkshopError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it must be at least 1.")
+    for name in ("max_batch_size", "max_num_tokens", "max_input_len", "max_seq_len", "kv_blocks"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise WorkshopError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
     if arguments.max_queue < 0:
         raise WorkshopError(f"--max-queue is {arguments.max_queue}; it must be 0 or more.")
 
@@ -131,9 +133,17 @@ def limits_of(arguments: argparse.Namespace, tokens_per_block: int) -> Any:
     if longest < arguments.max_seq_len:
         told = f"The KV cache holds {held} tokens, fewer than max_seq_len = {arguments.max_seq_len}: "
         print(f"warning: {told}sequences end at {held}.", file=sys.stderr, flush=True)
-    prompt = longest if arguments.chunked_prefill else min(longest, arguments.max_num_tokens)
+    bounds = {"max_input_len": arguments.max_input_len or longest}
+    bounds |= {} if arguments.chunked_prefill else {"max_num_tokens": arguments.max_num_tokens}
+    bound = min(bounds, key=lambda name: bounds[name])
     return Limits(
-        arguments.max_batch_size, arguments.max_num_tokens, longest, prompt, arguments.kv_blocks, arguments.max_queue
+        arguments.max_batch_size,
+        arguments.max_num_tokens,
+        longest,
+        bounds[bound],
+        arguments.kv_blocks,
+        arguments.max_queue,
+        bound,
     )
 
 

@@ -52,8 +52,9 @@ class Limits:
 
     Attributes:
         max_seq_len: tokens of prompt and answer together.
-        max_prompt: tokens of a prompt that one iteration can take.
+        max_prompt: tokens of a prompt.
         max_queue: requests that may wait beside those that run.
+        prompt_bound: which size bounds a prompt.
     """
 
     max_batch_size: int
@@ -62,6 +63,7 @@ class Limits:
     max_prompt: int
     kv_blocks: int
     max_queue: int
+    prompt_bound: str = "max_num_tokens"
 
     @property
     def body(self) -> int:
@@ -118,8 +120,8 @@ class Server:
             )
         if prompt > limits.max_prompt:
             raise Refusal(
-                f"The prompt has {prompt:,} tokens; a step of this engine takes {limits.max_prompt:,} "
-                "(max_num_tokens). Shorten it, or serve with a larger max_num_tokens or with chunked prefill."
+                f"The prompt has {prompt:,} tokens; this server takes prompts of {limits.max_prompt:,} "
+                f"({limits.prompt_bound}). Shorten it, or serve with a larger {limits.prompt_bound}."
             )
         return asked if asked is not None else min(default, left) if default is not None else left
 

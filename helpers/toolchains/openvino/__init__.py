@@ -255,12 +255,12 @@ def serve_command(engine: Engine, options: ServeOptions) -> ServeCommand:
         )
     command = commands.serve(sys.executable, str(engine.path), engine.kv, options)
     note = (
-        f"Long prompts are read in chunks of {sizes.max_num_tokens:,} tokens, and the batch has no ceiling."
+        f"pieces, of {sizes.max_num_tokens:,} tokens at most."
         if options.chunked_prefill
-        else f"At most {sizes.max_batch_size} requests run at once, and every prompt is read whole."
+        else f"limit, {sizes.max_batch_size:,}."
     )
-    both = " OpenVINO's scheduler has one or the other, and the recipe chooses (serving.chunked_prefill)."
-    return ServeCommand(command, engine.path.name, {**os.environ, **_QUIET}, notes=(note + both,))
+    either = "On a CPU you choose: a limit of the batch, or long prompts read in pieces. This server has the "
+    return ServeCommand(command, engine.path.name, {**os.environ, **_QUIET}, notes=(either + note,))
 
 
 def _shape(engine: Engine) -> memory.Shape:

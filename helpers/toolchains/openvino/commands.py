@@ -53,7 +53,9 @@ def request_blocks(options: ServeOptions) -> int:
 
 def blocks(options: ServeOptions) -> int:
     """Blocks of a server's KV cache: as many tokens as were asked for, else a full batch at full length."""
-    return (options.kv_tokens or 0) // TOKENS_PER_BLOCK or options.sizes.max_batch_size * request_blocks(options)
+    if options.kv_tokens is not None:
+        return options.kv_tokens // TOKENS_PER_BLOCK
+    return options.sizes.max_batch_size * request_blocks(options)
 
 
 def serve(python: str, engine: str, kv: str | None, options: ServeOptions) -> list[str]:
@@ -69,6 +71,7 @@ def serve(python: str, engine: str, kv: str | None, options: ServeOptions) -> li
     words = [python, "-m", "helpers.serving.app", "--engine", engine, "--model-name", Path(engine).name]
     words += ["--host", options.host, "--port", str(options.port)]
     words += ["--max-batch-size", str(sizes.max_batch_size), "--max-num-tokens", str(sizes.max_num_tokens)]
-    words += ["--max-seq-len", str(sizes.max_seq_len), "--kv-blocks", str(blocks(options))]
+    words += ["--max-input-len", str(sizes.max_input_len), "--max-seq-len", str(sizes.max_seq_len)]
+    words += ["--kv-blocks", str(blocks(options))]
     words += ["--max-queue", str(options.max_queue), "--kv-cache", KV[kv]]
     return [*words, "--chunked-prefill"] if options.chunked_prefill else words
