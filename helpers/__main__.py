@@ -1,10 +1,15 @@
 """``python -m helpers …``: from a terminal, what the notebooks do."""
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Sequence
 
 from helpers.errors import WorkshopError
+
+_BESIDE = ("precision", "kv", "tp_size", "checkpoint", "from_checkpoint")
+"""Options of ``build`` that a recipe leaves no room for."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -13,15 +18,16 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("check", help="what this machine is, and whether its toolchain is in place")
     commands.add_parser("install", help="adopt or install what this machine's toolchain needs (notebook 02)")
-    build = commands.add_parser("build", help="build an engine (and what it needs)")
+    build = commands.add_parser("build", help="build an engine (and what it needs), of a model or from a recipe")
     generate = commands.add_parser("generate", help="build an engine if need be, and continue a prompt")
     for command in (build, generate):
-        command.add_argument("model", nargs="?", help="'bundled', 'TinyLlama', a folder or a hub id")
-        command.add_argument("--precision", default="fp16", help="fp16, fp8 or int8; on a GPU also int8_wo, int4_awq")
+        recipe = "; or a recipe's file or name" if command is build else ""
+        command.add_argument("model", nargs="?", help=f"'bundled', 'TinyLlama', a folder or a hub id{recipe}")
+        command.add_argument("--precision", help="fp16 (default), fp8 or int8; on a GPU also int8_wo, int4_awq")
         command.add_argument(
             "--kv", help="of the KV cache: fp16, fp8 or int8 (default: what goes best with the weights)"
         )
-        command.add_argument("--tp-size", type=int, default=1, help="number of GPUs to split it over (default: 1)")
+        command.add_argument("--tp-size", type=int, help="number of GPUs to split it over (default: 1)")
     build.add_argument("--checkpoint", action="store_true", help="also make the TensorRT-LLM checkpoint")
     build.add_argument(
         "--from-checkpoint", metavar="FOLDER", help="build from a checkpoint copied from elsewhere (GPU)"
@@ -29,14 +35,31 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--prompt", help="default: the workshop's own")
     generate.add_argument("--max-tokens", type=int, default=96)
     plan = commands.add_parser("plan", help="print what a pod would run, command by command; runs nothing")
+    plan.add_argument("recipe", nargs="?", help="a recipe's file or name, in place of the options")
     plan.add_argument("--gpu", default="rtx-4090", help="a GPU of data/gpus.toml, such as a10g (default: rtx-4090)")
     plan.add_argument("--precision", help="default: the best 8 bits that the GPU has")
     plan.add_argument("--model", help="a name in data/models.toml, 'bundled' or a folder (default: TinyLlama)")
     plan.add_argument("--release", help="of TensorRT-LLM (default: the newest offered for the GPU)")
     plan.add_argument("--tp-size", type=int, default=1, help="number of GPUs (default: 1)")
     _add_memory(commands.add_parser("memory", help="how much of a GPU a model takes, and how many requests fit"))
+    _add_recipes(commands)
     commands.add_parser("watch", help="follow the stages that are under way")
     return top
+
+
+def _add_recipes(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The commands that take a recipe, or the address of what serves one (notebook 07)."""
+    serve = commands.add_parser("serve", help="build what a recipe needs, and serve it until Ctrl-C")
+    serve.add_argument("recipe", help="a file, or a name in data/recipes, such as bundled-cpu")
+    serve.add_argument("--port", type=int, help="default: the recipe's, else a free one")
+    diff = commands.add_parser("diff", help="which stages it takes to go from one recipe to another; runs nothing")
+    diff.add_argument("old", help="a recipe's file or name")
+    diff.add_argument("new", help="a recipe's file or name")
+    truss = commands.add_parser("truss", help="export a recipe to a config.yaml for Truss, and say what it refuses")
+    truss.add_argument("recipe", help="a file or a name")
+    truss.add_argument("--output", metavar="FOLDER", help="write config.yaml there (default: only show it)")
+    conformance = commands.add_parser("conformance", help="check that a server speaks the API as trtllm-serve does")
+    conformance.add_argument("url", help="such as http://127.0.0.1:8000")
 
 
 def _add_memory(memory: argparse.ArgumentParser) -> None:
@@ -79,7 +102,7 @@ def build(arguments: argparse.Namespace) -> None:
     engine = (
         toolchain.build(model, made=checkpoint.load(copied))
         if copied
-        else toolchain.build(model, arguments.precision, kv, tp_size=arguments.tp_size)
+        else toolchain.build(model, arguments.precision or "fp16", kv, tp_size=arguments.tp_size or 1)
     )
     if arguments.command == "generate":
         toolchain.generate(engine, arguments.prompt or checkpoint.PROMPT, arguments.max_tokens)
@@ -88,8 +111,79 @@ def build(arguments: argparse.Namespace) -> None:
         base.quantized(model, engine.precision, kv, tp_size=engine.tp_size)
 
 
+def serve(name: str, port: int | None) -> int:
+    """Serve a recipe until Ctrl-C, or until the server ends by itself; 0 where it was asked to end."""
+    import signal
+    import time
+
+    from helpers import checkpoint, recipe, serving
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)  # so that it ends in order, its server before it
+    try:
+        with serving.start(recipe.load(name), port=port) as endpoint:
+            print(f"\n{endpoint.curl(checkpoint.PROMPT, max_tokens=32)}\n\nCtrl-C ends the server.", flush=True)
+            while endpoint.status().alive:
+                time.sleep(0.5)
+            print(endpoint.status(), file=sys.stderr)
+            return 1
+    except KeyboardInterrupt:
+        print("\nThe server has ended.")
+        return 0
+
+
+def of_recipe(arguments: argparse.Namespace) -> int:
+    """Do what was asked with a recipe; 0 if all is well."""
+    from helpers import recipe
+
+    if arguments.command == "serve":
+        return serve(arguments.recipe, arguments.port)
+    if arguments.command == "build":
+        beside = [f"--{name.replace('_', '-')}" for name in _BESIDE if getattr(arguments, name)]
+        if beside:
+            raise WorkshopError(
+                f"{arguments.model} is a recipe and says everything itself: leave {', '.join(beside)} out, or change "
+                "a copy of the file."
+            )
+        recipe.run(recipe.load(arguments.model))
+    elif arguments.command == "plan":
+        planned = recipe.plan(arguments.recipe)
+        print(planned)
+        return 1 if planned.problems else 0
+    elif arguments.command == "diff":
+        print(recipe.diff(arguments.old, arguments.new))
+    else:
+        from helpers.recipe import truss
+
+        made = truss.export(arguments.recipe)
+        print(made)
+        if arguments.output and not made.refusals:
+            print(f"Written: {made.write(arguments.output)}")
+        elif arguments.output:
+            print("Nothing was written.", file=sys.stderr)
+        return 1 if made.refusals else 0
+    return 0
+
+
+def is_recipe(word: str | None) -> bool:
+    """True if a word names a recipe: its file, or one of ``data/recipes``."""
+    from helpers import recipe
+
+    return bool(word) and (str(word).endswith((".yaml", ".yml")) or word in recipe.names())
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Do what was asked; 0 if all is well."""
+    planned = arguments.command == "plan" and arguments.recipe
+    built = arguments.command == "build" and is_recipe(arguments.model)
+    if arguments.command in ("serve", "diff", "truss") or planned or built:
+        return of_recipe(arguments)
+    if arguments.command == "conformance":
+        from helpers.serving import conformance
+
+        return conformance.main(arguments.url)
     if arguments.command == "watch":
         from helpers import stage
 
@@ -114,10 +208,30 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _reader_gone() -> int:
+    """End quietly where the reader of the output has gone, as ``head`` does; returns what a shell counts it as."""
+    # What is left goes nowhere, so that Python finds nothing to write as it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141  # 128 + SIGPIPE
+
+
+def _reader_is_gone() -> bool:
+    """Whether it is the output that nobody reads any more, and not another pipe that broke."""
+    looked = select.poll()
+    looked.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in looked.poll(0))
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     try:
-        return run(parser().parse_args(words))
+        status = run(parser().parse_args(words))
+        sys.stdout.flush()  # here, where a reader that has gone is told apart
+        return status
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return _reader_gone()
     except WorkshopError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1

@@ -22,7 +22,7 @@ from helpers.releases import Release
 from helpers.toolchains import openvino, tensorrt_llm
 from helpers.toolchains.base import engine_folder
 from helpers.toolchains.choices import AUTO, CHECKPOINTS, TITLES, kv_of
-from helpers.toolchains.serving import PORT, ServeOptions
+from helpers.toolchains.serving import LOCAL, PORT, ServeOptions
 from helpers.toolchains.sizes import Sizes
 from helpers.toolchains.tensorrt_llm import commands
 from helpers.toolchains.tensorrt_llm.kv import side_effects
@@ -34,7 +34,7 @@ HOME = "$WORKSHOP_HOME"
 """Where a pod keeps everything; the plan's first line sets it."""
 
 DEFAULT_GPU = "rtx-4090"
-_WIDE = 116  # characters in a line of a terminal or a page before a command is continued on the next
+_WIDE = 88  # characters in a line of a terminal or a page before a command is continued on the next
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Step:
         kind: ``settings``, ``install``, ``download``, ``checkpoint``, ``engine``, ``generate``, ``serve``; on a CPU
             (:mod:`helpers.recipe.stages`) also ``graph``.
         title: what it does.
-        lines: shell commands, ready to paste.
+        lines: shell commands, ready to paste, and comments between them.
         makes: the folder that it fills; empty for none.
         size: predicted bytes of what it makes; 0 for nothing.
     """
@@ -60,6 +60,21 @@ class Step:
         """Title, and what it makes."""
         size = f", predicted: {bytes_text(self.size)}" if self.size else ""
         return f"{self.title} → {self.makes}{size}" if self.makes else self.title
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The lines without the comments."""
+        return tuple(line for line in self.lines if not line.startswith("#"))
+
+
+def step_html(step: Step, heading: str) -> str:
+    """A step on a page; the installation is folded, being long and the same for every plan."""
+    lines = (
+        "<pre style='margin:0;white-space:pre-wrap;font-size:0.9em'>" + html.escape("\n".join(step.lines)) + "</pre>"
+    )
+    if step.kind == "install":
+        return f"<details style='margin:0.5em 0 0.1em'><summary>{html.escape(heading)}</summary>{lines}</details>"
+    return f"<p style='margin:0.5em 0 0.1em'>{html.escape(heading)}</p>{lines}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,13 +92,7 @@ class Plan(Shown):
         return "\n".join(parts)
 
     def _repr_html_(self) -> str:
-        steps = "".join(
-            f"<p style='margin:0.5em 0 0.1em'>{html.escape(step.heading())}</p>"
-            "<pre style='margin:0;white-space:pre-wrap;font-size:0.9em'>"
-            + html.escape("\n".join(step.lines))
-            + "</pre>"
-            for step in self.steps
-        )
+        steps = "".join(step_html(step, step.heading()) for step in self.steps)
         notes = "".join(f"<p style='margin:0.2em 0'>{html.escape(note)}</p>" for note in self.notes)
         return (
             "<div style='border-left:4px solid #5B5B5B;padding:0.2em 0 0.2em 1em;margin:0.5em 0'>"
@@ -178,7 +187,8 @@ def make(
         kv: of the KV cache: ``fp8``, ``int8``, None for 16 bits; :data:`AUTO` for what goes best with the weights.
         sizes: what the engine shall hold; None for the largest usual batch that fits.
         calibration_texts: how many of the calibration texts the quantizer looks at.
-        serve: what the server is told; None for the usual. Its port 0, a free one, is shown as the usual one.
+        serve: what the server is told; None for the usual. Its port 0, a free one, is shown as the usual one,
+            and a comment says so.
         revision: of a model on the hub; None for the one that ``data/models.toml`` pins.
 
     Raises:
@@ -207,7 +217,7 @@ def make(
         _checkpoint(subject, fitting, wanted),
         _engine(subject, fitting, wanted),
         _generate(subject, fitting, wanted),
-        _serve(subject, fitting, wanted),
+        _serve(subject, fitting, wanted, _here(sheet)),
     )
     return Plan(
         f"{subject.name} as {TITLES[chosen]}, {sheet.name}{several}, TensorRT-LLM {fitting.version}",
@@ -358,7 +368,7 @@ def _install(release: Release) -> Step:
     lines = [shell_line(words) for words in releases.install_commands(release, folder)]
     # The loader does not look into wheels by itself (helpers.releases.environment.library_folders).
     wheels = f'"{folder}"/lib/python3.*/site-packages/{{nvidia/*/lib,torch/lib,tensorrt_libs}}'
-    lines.append(f"export LD_LIBRARY_PATH=$(printf '%s:' {wheels})$LD_LIBRARY_PATH")
+    lines.append(f"export LD_LIBRARY_PATH=$(printf '%s:' \\\n    {wheels} \\\n    )$LD_LIBRARY_PATH")
     return Step("install", f"TensorRT-LLM {release.version} into an environment of its own", tuple(lines), folder)
 
 
@@ -399,7 +409,7 @@ def _generate(subject: _Subject, release: Release, wanted: _Wanted) -> Step:
     return Step("generate", "Text: one JSON object for each piece", (shell_line(words),))
 
 
-def _serve(subject: _Subject, release: Release, wanted: _Wanted) -> Step:
+def _serve(subject: _Subject, release: Release, wanted: _Wanted, here: bool) -> Step:
     _, engine = _paths(subject, wanted)
     options, lines, named = wanted.serve, [], []
     for name, content in settings_file(options, wanted.reuse).items():
@@ -419,7 +429,8 @@ def _serve(subject: _Subject, release: Release, wanted: _Wanted) -> Step:
         options.kv_share,
         *named,
     )
-    return Step("serve", f"An OpenAI-compatible API, {_reach(options.host)}", (*lines, shell_line(words)))
+    lines += _of_port(options)
+    return Step("serve", f"An OpenAI-compatible API, {_reach(options.host, here)}", (*lines, shell_line(words)))
 
 
 def make_on_cpu(
@@ -480,22 +491,52 @@ def _cpu_serve(subject: _Subject, precision: str, kv: str | None, texts: int, op
     folder = _cpu_engine_path(subject, precision, kv, texts)
     shown = replace(options, port=options.port or PORT)
     words = openvino.commands.serve("python", folder, kv, shown)
-    return Step("serve", f"An OpenAI-compatible API, {_reach(options.host)}", (shell_line(words),))
+    title = f"An OpenAI-compatible API, {_reach(options.host, here=True)}"
+    return Step("serve", title, (*_of_port(options), shell_line(words)))
 
 
-def _reach(host: str) -> str:
+def _here(sheet: Datasheet) -> bool:
+    """Whether a plan for this GPU is one for this machine: engines are tied to the compute capability."""
+    gpu = hardware.supported_gpu(hardware.look())
+    return gpu is not None and gpu.compute_capability == sheet.compute_capability
+
+
+def _reach(host: str, here: bool) -> str:
     """Who reaches a server, in a title."""
-    return "on this machine only" if host in ("127.0.0.1", "localhost", "::1") else f"on {host}"
+    if host not in (LOCAL, "localhost", "::1"):
+        return f"on {host}"
+    return "on this machine only" if here else f"reachable from that machine only ({host})"
+
+
+def _of_port(options: ServeOptions) -> list[str]:
+    """A comment where the port that is shown stands for a free one."""
+    return [] if options.port else [f"# port {PORT} stands for any: python -m helpers serve takes a free one"]
 
 
 def shell_line(words: Sequence[str]) -> str:
-    """A command as a person could paste it, continued over lines; ``$WORKSHOP_HOME`` stays for the shell to fill in."""
+    """A command as a person could paste it, continued over lines; ``$WORKSHOP_HOME`` stays for the shell to fill in.
+
+    An option stays beside its value, so a line is longer than the rest only where those two are.
+    """
     lines = [""]
+    for part in _parts(words):
+        if lines[-1] and len(lines[-1]) + len(part) + 3 > _WIDE:
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += (" " if lines[-1] else "") + part
+    return "\n".join(lines)
+
+
+def _parts(words: Sequence[str]) -> list[str]:
+    """The words of a command, quoted for a shell, an option and what follows it in one."""
+    parts: list[str] = []
+    option = False  # the last word was one, and may take this one as its value
     for word in words:
         word = word.removeprefix(f"{REPOSITORY}/")  # the plan is run in the repository's folder
         quoted = f'"{word}"' if HOME in word else shlex.quote(word)
-        if lines[-1] and len(lines[-1]) + len(quoted) + 3 > _WIDE:
-            lines[-1] += " \\"
-            lines.append("   ")
-        lines[-1] += (" " if lines[-1] else "") + quoted
-    return "\n".join(lines)
+        if option and not word.startswith("-"):
+            parts[-1] += f" {quoted}"
+        else:
+            parts.append(quoted)
+        option = word.startswith("-") and "=" not in word
+    return parts

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 import helpers.__main__ as cli
+from helpers import recipe
 
 
 def call(*words: str) -> subprocess.CompletedProcess[str]:
@@ -68,6 +69,36 @@ def test_memory_prints_what_fits_and_whether_it_can_be_built():
     assert re.search(r"TinyLlama in FP8 with an FP8 KV cache on 2 GPUs: A10G: .* requests of 2,000 tokens", done.stdout)
     assert "more than the 32 that the engine is built for" in done.stdout
     assert "no engine can be built with FP8 weights for the A10G" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["plan", "bundled-cpu"], 0),
+        (["plan", "{refused}"], 1),
+        (["truss", "llama-3-8b-fp8-h100"], 0),
+        (["truss", "bundled-cpu", "--output", "{folder}"], 1),
+    ],
+)
+def test_the_status_tells_whether_a_recipe_can_be_run_or_deployed(words, status, tmp_path, capsys):
+    refused = tmp_path / "refused.yaml"
+    refused.write_text(recipe.load("bundled-cpu").changed(precision="int4_awq").to_yaml())
+    words = [word.format(refused=refused, folder=tmp_path / "truss") for word in words]
+    assert cli.main(words) == status
+    assert capsys.readouterr().out
+    assert not (tmp_path / "truss").exists()
+
+
+def test_a_reader_that_has_gone_is_no_traceback():
+    plan = subprocess.Popen(
+        [sys.executable, "-m", "helpers", "plan", "tinyllama-fp8-rtx-4090"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    plan.stdout.close()
+    assert plan.stderr.read() == b""
+    assert plan.wait() == 141
 
 
 def test_help_names_every_command(capsys):

@@ -82,6 +82,30 @@ def test_commands_are_ready_for_a_shell():
                 assert (workspace.REPOSITORY / script).is_file(), script
 
 
+def test_an_option_stays_beside_its_value_and_lines_are_narrow():
+    for step in (*plan.make("rtx-4090", "fp8").steps, *plan.make("a10g", tp_size=2).steps):
+        for line in "\n".join(step.lines).splitlines():
+            words = line.removesuffix(" \\").split()
+            if words[-1].startswith("--") and line.endswith("\\"):
+                assert words[-1] in ("--seed", "--upgrade", "--disable-pip-version-check"), line
+            # What is wider is one option with a long value, or one word.
+            assert len(line) <= 88 or len(words) <= 2 or step.kind in ("install", "settings"), line
+
+
+def test_the_paths_of_the_loader_are_one_command_for_a_shell(tmp_path):
+    [step] = [step for step in plan.make("rtx-4090", "fp8").steps if step.kind == "install"]
+    folder = tmp_path / "environments" / "trtllm-1.2.1" / "lib" / "python3.12" / "site-packages"
+    for name in ("nvidia/a/lib", "torch/lib", "tensorrt_libs"):
+        (folder / name).mkdir(parents=True)
+    done = subprocess.run(
+        ["bash", "-c", f"LD_LIBRARY_PATH=/before\n{step.lines[-1]}\nprintf %s $LD_LIBRARY_PATH"],
+        env={"WORKSHOP_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f"{folder}/nvidia/a/lib:{folder}/torch/lib:{folder}/tensorrt_libs:/before", done.stderr
+
+
 def test_what_one_step_makes_the_next_one_takes():
     by_kind = {step.kind: step for step in plan.make("h200", "fp8").steps}
     [checkpoint], [engine] = words_of(by_kind["checkpoint"]), words_of(by_kind["engine"])

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from pods import Pod
 
-from helpers import recipe, workspace
+from helpers import memory, recipe, workspace
 from helpers.errors import WorkshopError
+from helpers.recipe import truss
 from helpers.recipe.schema import Recipe
 from helpers.toolchains.sizes import Sizes
 
@@ -72,7 +73,7 @@ def test_a_recipe_gives_the_stages_what_they_take():
     assert (made.max_seq_len, made.kv, made.on_cpu) == (2000, "fp8", False)
     assert made.sizes == Sizes(64, 8192, 1000, 2000)
     options = made.serve_options()
-    assert (options.sizes, options.port, options.kv_share) == (made.sizes, 0, 0.9)
+    assert (options.sizes, options.port, options.kv_share) == (made.sizes, 0, memory.KV_SHARE)
 
 
 def test_the_usual_kv_cache_depends_on_the_machine_and_a_named_one_does_not():
@@ -107,8 +108,8 @@ calibration: {texts: 129}
     for pattern in (
         r"model \(line 1\): .*'Tinylama'.*Did you mean 'TinyLlama'\?",
         r"gpu \(line 2\): .*'rtx-4900'.*Did you mean 'rtx-4090'\?.*'cpu'",
-        r"max_input_len \(line 3\): found '64'\. Write a whole number from 1 .*without quotes",
-        r"max_output_len \(line 4\): found true\.",
+        r"max_input_len \(line 3\): found '64'\. Write a whole number, such as 1000, without quotes\.",
+        r"max_output_len \(line 4\): found true\. Write a whole number, such as 1000\.\n",
         r"max_batch_size \(line 5\): found 0\.",
         r"max_num_tokens: missing\.",
         r"precision \(line 6\): found 'fp18'\. Write one of fp16, fp8, .*Did you mean 'fp8'\?",
@@ -121,6 +122,45 @@ calibration: {texts: 129}
         r"calibration\.texts \(line 11\): found 129\. Write a whole number from 1 to 128",
     ):
         assert re.search(pattern, said), pattern
+    lines = [int(line) for line in re.findall(r"\(line (\d+)\)", said)]
+    assert lines == sorted(lines) and said.splitlines()[-1].startswith("  max_num_tokens: missing")
+
+
+def test_a_misspelt_field_is_told_once_and_not_as_missing_too(written):
+    said = refused(written, changed().replace("max_batch_size", "max_batchsize").replace("gpu", "GPUs"))
+    told = sorted(re.findall(r"^  (\w+) .*Did you mean '(\w+)'", said, re.MULTILINE))
+    assert told == [("GPUs", "gpu"), ("max_batchsize", "max_batch_size")]
+    assert "missing" not in said
+    slip = refused(written, changed().replace("max_num_tokens", "max_num_token"))
+    assert "Did you mean 'max_num_tokens'" in slip and "secret" not in slip
+
+
+@pytest.mark.parametrize(
+    "found, meant",
+    [("4090", "rtx-4090"), ("4900", "rtx-4090"), ("A10", "a10g"), ("rtx 4090 ti", "rtx-4090"), ("'4900'", "rtx-4090")],
+)
+def test_a_gpu_is_answered_with_the_nearest_even_where_it_is_a_number(written, found, meant):
+    assert f"Did you mean '{meant}'?" in refused(written, changed(gpu="PLACE").replace("PLACE", found))
+
+
+def test_a_recipe_may_be_given_by_its_name_or_its_file_and_nothing_else():
+    made = recipe.load("bundled-cpu")
+    for what in (made, "bundled-cpu", recipe.FOLDER / "bundled-cpu.yaml"):
+        assert recipe.given(what) == made
+        assert str(recipe.plan(what)) == str(recipe.plan(made))
+    assert recipe.twin("bundled-cpu", "fp8") == recipe.pair("bundled-cpu")[1]
+    assert str(recipe.remarks("bundled-cpu")) == str(recipe.remarks(made))
+    assert not recipe.diff("bundled-cpu", made).changes
+    calls = (recipe.plan, recipe.run, recipe.pair, recipe.remarks, truss.export, truss.predict_call)
+    for call in (*calls, lambda what: recipe.diff(made, what), lambda what: recipe.twin(what, "fp8")):
+        with pytest.raises(WorkshopError, match=r"this is a dict\. Give what recipe\.load"):
+            call({"model": "bundled"})
+
+
+def test_the_share_of_a_recipe_is_the_planners_in_every_file():
+    shares = {recipe.load(name).serving.kv_cache_share for name in recipe.names()}
+    assert shares == {memory.KV_SHARE}
+    assert truss.export("llama-3-8b-fp8-h100").config["trt_llm"]["runtime"]["kv_cache_free_gpu_mem_fraction"] in shares
 
 
 @pytest.mark.parametrize(
@@ -152,7 +192,10 @@ def test_what_other_programs_call_a_precision_is_known(written, found, meant):
 @pytest.mark.parametrize("value", ["1.5", "true", "'64'", "[64]", "{a: 1}", "", "-1", "2147483648", "9" * 5000, ".inf"])
 def test_a_size_is_a_whole_number_and_nothing_else(written, value):
     said = refused(written, changed().replace("max_batch_size: 32", f"max_batch_size: {value}"))
-    assert "max_batch_size (line" in said and "from 1 to 2,147,483,647" in said
+    wide = value in ("-1", "2147483648", "9" * 5000)
+    assert "max_batch_size (line" in said
+    assert ("a whole number from 1 to 2,147,483,647." if wide else "a whole number, such as 64") in said
+    assert ("without quotes" in said) == (value == "'64'")
     assert len(said) < 300
 
 
@@ -262,7 +305,7 @@ def test_a_plan_says_what_the_recipe_says():
     assert build[build.index("--checkpoint_dir") + 1].endswith("/fp8-kv-fp8-tp2-c16")
     assert build[build.index("--max_seq_len") + 1] == "2000"
     assert serve[serve.index("--host") + 1] == "0.0.0.0"
-    assert serve[serve.index("--kv_cache_free_gpu_memory_fraction") + 1] == "0.9"
+    assert serve[serve.index("--kv_cache_free_gpu_memory_fraction") + 1] == "0.8"
 
 
 def test_another_revision_is_downloaded_into_a_folder_of_its_own():
@@ -276,7 +319,8 @@ def test_another_revision_is_downloaded_into_a_folder_of_its_own():
 
 def test_a_model_that_only_the_hub_knows_has_a_plan_without_a_download():
     made = recipe.plan(recipe.load("tinyllama-fp16-rtx-4090").changed(model="someone/another-llama"))
-    assert "--repository someone/another-llama --revision" in str(made)
+    fetch = words(made, "download")
+    assert fetch[fetch.index("--repository") + 1] == "someone/another-llama" and "--revision" in fetch
     assert made.fit is None and "not known before" in str(made)
     assert [step.step.size for step in made.steps] == [0] * 5
 
@@ -288,7 +332,10 @@ def test_a_recipe_whose_commands_cannot_be_written_has_a_plan_that_says_why():
 
 
 def test_a_recipe_for_another_machine_is_not_run_here():
-    with pytest.raises(WorkshopError, match=r"is for GeForce RTX 4090, and here is no GPU .*'bundled-cpu'"):
+    with pytest.raises(
+        WorkshopError,
+        match=r"is for GeForce RTX 4090, and here is no GPU .*helpers plan tinyllama-fp8-rtx-4090`.*'bundled-cpu'",
+    ):
         recipe.run(recipe.load("tinyllama-fp8-rtx-4090"))
 
 
@@ -362,7 +409,8 @@ GPU = "tinyllama-fp8-rtx-4090"
         (GPU, {"calibration__texts": 64}, "new quantization and new build; download unchanged"),
         (GPU, {"tensor_parallel_size": 2}, "new quantization and new build; download unchanged"),
         (GPU, {"revision": "b" * 40}, "new download and new quantization and new build"),
-        (GPU, {"kv_cache": "fp8"}, "nothing: no stage here is told of it"),  # what auto is, beside FP8 weights
+        (GPU, {"kv_cache": "fp8"}, "nothing: auto is fp8 beside these weights"),
+        ("bundled-cpu", {"kv_cache": "fp16"}, "nothing: auto is fp16 on a CPU"),
         (GPU, {"serving__port": 8000}, "nothing is built; the server starts again"),
         (GPU, {"serving__kv_cache_share": 0.5}, "nothing is built; the server starts again"),
         (GPU, {"serving__chunked_prefill": True}, "nothing is built; the server starts again"),
@@ -390,6 +438,37 @@ def test_fields_that_only_go_together_say_so_and_the_whole_is_still_told():
     assert by_field["gpu"].effect.startswith("not by itself: ") and "A10G" in by_field["gpu"].effect
     assert shown.redone == ("checkpoint", "engine", "serve")
     assert "Used as it is: installation, download." in str(shown) and "A10G" in shown._repr_html_()
+
+
+def test_one_table_has_one_word_for_each_stage_and_its_title_says_what_changed():
+    shown = str(recipe.diff("tinyllama-int8-a10g-talk", "tinyllama-int8-a10g"))  # convert_checkpoint, then ModelOpt
+    assert "quantization" in shown and "conversion" not in shown
+    assert "what happens" in shown and "same command, same inputs" in shown
+    made = recipe.load(GPU)
+    assert f"Recipe {GPU} → with kv_cache: fp16\n" in str(recipe.diff(made, made.changed(kv_cache="fp16")))
+
+
+def test_a_port_that_is_named_starts_the_server_again_and_changes_no_command():
+    made = recipe.load(GPU)
+    shown = recipe.diff(made, made.changed(serving__port=8000))
+    assert shown.stages[-1].why == "it listens on another port"
+    assert "# port 8000 stands for any" in str(recipe.plan(made))
+    assert "stands for any" not in str(recipe.plan(made.changed(serving__port=8000)))
+
+
+def test_a_plan_for_another_machine_says_so_and_folds_the_installation():
+    made = recipe.plan(GPU)
+    assert "reachable from that machine only (127.0.0.1)" in str(made)
+    assert "on this machine only" in str(recipe.plan("bundled-cpu"))
+    assert re.search(r"<details[^>]*><summary>TensorRT-LLM \S+ into .*?</details>", made._repr_html_(), re.DOTALL)
+
+
+def test_the_overview_says_the_remarks_in_a_few_words_and_wraps_no_name():
+    shown = recipe.overview()
+    for words_ in ("gated: needs HF_TOKEN", "4,000 tokens > 2,048 positions", "no peer-to-peer"):
+        assert words_ in str(shown)
+    for name in recipe.names():
+        assert re.search(rf"<tr><td style='white-space:nowrap;[^']*'>{name}</td>", shown._repr_html_())
 
 
 def test_from_a_cpu_to_a_gpu_everything_is_new():

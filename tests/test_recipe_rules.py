@@ -19,7 +19,7 @@ def test_recipes_that_run_have_no_problems():
 
 def test_only_what_is_so_is_remarked_on_a_recipe_that_has_nothing_to_hide():
     assert remarks(FP8) == {} == remarks(INT8)
-    assert str(rules.table(recipe.load(FP8))).endswith("Nothing to remark. It can be run.")
+    assert str(rules.table(recipe.load(FP8))).endswith("Nothing to remark. It can be built.")
 
 
 def test_the_talks_own_lengths_are_more_than_the_model_reads_and_can_be_built_all_the_same():
@@ -54,10 +54,10 @@ def test_where_chunks_are_lost_they_cannot_be_asked_for():
     assert "switch chunked_prefill on" not in lost and "at least 1,000" in lost
 
 
-def test_a_cpu_has_chunks_or_a_ceiling_and_the_recipe_chooses():
-    assert "the ceiling holds: at most 32 requests" in remarks(CPU)["note", "serving.chunked_prefill"]
+def test_a_cpu_has_pieces_or_a_limit_and_the_recipe_chooses():
+    assert remarks(CPU)["note", "serving.chunked_prefill"].endswith("This recipe has the limit, 32.")
     chosen = remarks(CPU, serving__chunked_prefill=True)["warning", "serving.chunked_prefill"]
-    assert "chunks hold" in chosen and "max_batch_size 32 is no ceiling" in chosen
+    assert "has the pieces, of 2,048 tokens" in chosen and "max_batch_size 32 limits nothing" in chosen
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_request_that_does_not_fit_even_alone_is_a_problem():
 
 def test_the_rules_plan_memory_as_the_planner_does():
     made = rules.fit(recipe.load(FP8))
-    asked = memory.fit("TinyLlama", "rtx-4090", "fp8", "fp8", 64, 8192, 2000, share=0.9)
+    asked = memory.fit("TinyLlama", "rtx-4090", "fp8", "fp8", 64, 8192, 2000)
     assert made.sentence == asked.sentence and made.requests == asked.requests
 
 
@@ -176,3 +176,10 @@ def test_remarks_come_problems_first_and_show_as_a_table():
     kinds = [remark.kind for remark in rules.check(made)]
     assert kinds == sorted(kinds, key=["problem", "warning", "note"].index) and "problem" in kinds
     assert "in the way" in str(rules.table(made))
+    assert str(rules.table("tinyllama-int8-a10g-talk")).endswith("It can be built; the warning stays.")
+    assert str(rules.table(CPU)).endswith("It can be built.")
+
+
+def test_what_a_cpu_does_not_build_is_not_said_to_be_made_here():
+    said = remarks(CPU, precision="int4_awq")["problem", "precision"]
+    assert "only the TensorRT-LLM toolchain builds it. Take 'fp8'" in said and "made here" not in said

@@ -231,6 +231,7 @@ def test_the_talks_config_shows_itself_with_source_and_verdicts():
         assert "github.com/basetenlabs/Workshop-TRT-LLM" in shown
         assert "it does not deploy today" in shown
         assert "refused as it is read" in shown
+        assert "the other 10 work as they did" in shown
 
 
 def test_the_changes_since_the_talk_are_named():
@@ -271,7 +272,27 @@ def test_nothing_is_written_of_a_recipe_that_is_refused(tmp_path):
     assert not (tmp_path / "truss").exists()
     assert str(refused.value).count("\n  - ") == len(export.refusals) == 3
     for shown in (str(export), export._repr_html_()):
-        assert "cannot be deployed with Truss (3 reasons)" in shown
+        assert "No config.yaml: " in shown and "cannot be deployed with Truss (3 reasons)" in shown
+        assert "base_model" not in shown
+
+
+def test_a_refused_file_says_in_its_headline_that_it_is_not_deployable():
+    export = truss.export(made(gpu="a10g", precision="int8"))
+    assert str(export).startswith("config.yaml, not deployable: ")
+    assert "base_model: decoder" in str(export) and "Next:" not in str(export)
+
+
+def test_the_next_step_is_shown_for_a_file_by_its_name():
+    command = "`python -m helpers truss llama-3-8b-fp8-h100 --output FOLDER`"
+    assert command in str(truss.export("llama-3-8b-fp8-h100"))
+    other = truss.export(recipe.load("llama-3-8b-fp8-h100").changed(max_batch_size=8))
+    assert command not in str(other) and "truss push" in other._repr_html_()
+
+
+def test_where_nothing_is_calibrated_no_calibration_is_told():
+    for precision in ("fp16", "int8_wo"):
+        assert "calib" not in str(truss.export(made(precision=precision)))
+    assert "calib_size: 128" in str(truss.export(made()))
 
 
 def test_the_file_is_written_whole_and_again(tmp_path):

@@ -8,7 +8,7 @@ from helpers.recipe.diff import Diff, diff
 from helpers.recipe.reading import FOLDER, names
 from helpers.recipe.rules import Remark, check, problems
 from helpers.recipe.rules import table as remarks
-from helpers.recipe.schema import CPU, Calibration, Recipe, Serving, from_text, load, parse
+from helpers.recipe.schema import CPU, Calibration, Recipe, Serving, from_text, given, load, parse
 from helpers.recipe.stages import (
     PlannedStep,
     RecipePlan,
@@ -35,6 +35,7 @@ __all__ = [
     "diff",
     "for_this_machine",
     "from_text",
+    "given",
     "load",
     "names",
     "overview",

@@ -6,12 +6,14 @@ field a plan of the first recipe with that field alone changed.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from helpers.cards import Shown, Table
 from helpers.errors import WorkshopError
-from helpers.recipe.schema import Recipe
+from helpers.recipe.schema import Recipe, given
 from helpers.recipe.stages import PlannedStep, RecipePlan, plan
+from helpers.toolchains.choices import AUTO
 
 SERVER = "serve"
 
@@ -41,6 +43,9 @@ class Change:
         stages: of a plan where this field alone is changed; empty where there is no such plan.
         why: why there is no such plan; empty where there is one.
         on_cpu: the first recipe is for a CPU.
+        same: why both values mean the same here; empty where they do not.
+        titles: the kinds of stages to what they are called, where that is not what the plan of this field alone calls
+            them: one table has one word for each.
     """
 
     field: str
@@ -49,6 +54,8 @@ class Change:
     stages: tuple[Redone, ...]
     why: str = ""
     on_cpu: bool = False
+    same: str = ""
+    titles: Mapping[str, str] | None = None
 
     @property
     def redone(self) -> tuple[str, ...]:
@@ -60,8 +67,10 @@ class Change:
         """What the change would do, in a few words."""
         if self.why:
             return f"not by itself: {self.why}"
-        again = [stage.step.title for stage in self.stages if stage.redone and stage.step.kind != SERVER]
-        kept = [stage.step.title for stage in self.stages if not stage.redone and stage.step.kind in _MADE]
+        if self.same:
+            return f"nothing: {self.same}"
+        again = [self._title(stage) for stage in self.stages if stage.redone and stage.step.kind != SERVER]
+        kept = [self._title(stage) for stage in self.stages if not stage.redone and stage.step.kind in _MADE]
         if again:
             said = " and ".join(f"new {title}" for title in again)
             return f"{said}; {' and '.join(kept)} unchanged" if kept else said
@@ -69,6 +78,10 @@ class Change:
             return "nothing: no stage here is told of it"
         why = " (an OpenVINO engine has no limits of its own)" if self.on_cpu and self.field in _SIZES else ""
         return f"nothing is built; the server starts again{why}"
+
+    def _title(self, stage: Redone) -> str:
+        """What a stage is called."""
+        return (self.titles or {}).get(stage.step.kind, stage.step.title)
 
     def __str__(self) -> str:
         return f"{self.field} {_written(self.before)} → {_written(self.after)}: {self.effect}"
@@ -106,6 +119,14 @@ class Diff(Shown):
         return tuple(stage.step.kind for stage in self.stages if not stage.redone)
 
     @property
+    def title(self) -> str:
+        """The two recipes; where both have one name, the second by what it changes."""
+        if self.before.name != self.after.name:
+            return f"Recipe {self.before.name} → recipe {self.after.name}"
+        changed = ", ".join(f"{change.field}: {_written(change.after)}" for change in self.changes)
+        return f"Recipe {self.before.name} → with {changed}"
+
+    @property
     def verdict(self) -> str:
         """All changes together, in one sentence."""
         if not self.changes:
@@ -124,9 +145,7 @@ class Diff(Shown):
         if not self.changes:
             return ()
         rows = [(c.field, _written(c.before), _written(c.after), c.effect) for c in self.changes]
-        fields = Table(
-            ["field", "from", "to", "by itself"], rows, f"Recipe {self.before.name} → recipe {self.after.name}"
-        )
+        fields = Table(["field", "from", "to", "by itself"], rows, self.title)
         marks = [
             (
                 stage.step.title,
@@ -135,7 +154,7 @@ class Diff(Shown):
             )
             for stage in self.stages
         ]
-        return fields, Table(["stage", "", "why"], marks, "Stages, all changes together", self.verdict)
+        return fields, Table(["stage", "what happens", "why"], marks, "Stages, all changes together", self.verdict)
 
     def __str__(self) -> str:
         return "\n\n".join(map(str, self.tables())) or self.verdict
@@ -144,34 +163,39 @@ class Diff(Shown):
         return "".join(table._repr_html_() for table in self.tables()) or f"<p>{self.verdict}</p>"
 
 
-def diff(before: Recipe, after: Recipe) -> Diff:
+def diff(before: Recipe | str | Path, after: Recipe | str | Path) -> Diff:
     """Which fields differ, and which stages each of them would do again; nothing is run.
 
     Args:
-        before: what was built.
+        before: what was built: a recipe, its file or its name.
         after: what is wanted.
 
     Raises:
-        WorkshopError: one of them has no plan; says why.
+        WorkshopError: one of them is no recipe or has no plan; says why.
     """
+    before, after = given(before), given(after)
     old, new = _plan(before), _plan(after)
     stages = _compared(old, new)
     there = {step.kind for step in new.steps}
     dropped = tuple(step.title for step in old.steps if step.kind not in there)
     one, other = _flat(before), _flat(after)
-    changes = tuple(_change(old, after, field) for field in one if one[field] != other[field])
+    titles = {step.kind: step.title for step in new.steps}
+    changes = tuple(_change(old, after, name, titles) for name in one if one[name] != other[name])
     return Diff(before, after, changes, stages, dropped)
 
 
-def _change(old: RecipePlan, after: Recipe, field: str) -> Change:
+def _change(old: RecipePlan, after: Recipe, name: str, titles: Mapping[str, str]) -> Change:
     """What one field would do by itself."""
     before = old.recipe
-    values, on_cpu = (_flat(before)[field], _flat(after)[field]), before.on_cpu
+    values, on_cpu = (_flat(before)[name], _flat(after)[name]), before.on_cpu
     try:
-        alone = _plan(before.changed(**{field.replace(".", "__"): values[1]}))
+        alone = _plan(before.changed(**{name.replace(".", "__"): values[1]}))
     except WorkshopError as refused:
-        return Change(field, *values, (), _reason(refused), on_cpu)
-    return Change(field, *values, _compared(old, alone), on_cpu=on_cpu)
+        return Change(name, *values, (), _reason(refused), on_cpu)
+    stages, same = _compared(old, alone), ""
+    if name == "kv_cache" and AUTO in values and before.kv == alone.recipe.kv:
+        same = f"{AUTO} is {before.kv or 'fp16'} {'on a CPU' if on_cpu else 'beside these weights'}"
+    return Change(name, *values, stages, on_cpu=on_cpu, same=same, titles=titles)
 
 
 def _reason(refused: WorkshopError) -> str:
@@ -206,12 +230,12 @@ def _compared(old: RecipePlan, new: RecipePlan) -> tuple[Redone, ...]:
             found[step.kind] = Redone(step, True, f"it reads the new {found[again[-1]].step.title}")
         elif was.machine != step.machine:
             found[step.kind] = Redone(step, True, f"it is compiled for one kind of GPU: {was.machine} → {step.machine}")
-        elif was.step.lines != step.step.lines:
+        elif was.step.commands != step.step.commands:
             found[step.kind] = Redone(step, True, f"its command changes{_words(was, step)}")
         elif step.kind == SERVER and old.recipe.serving.port != new.recipe.serving.port:
             found[step.kind] = Redone(step, True, "it listens on another port")
         else:
-            found[step.kind] = Redone(step, False, "the same command reads the same")
+            found[step.kind] = Redone(step, False, "same command, same inputs")
     return tuple(found.values())
 
 
@@ -226,7 +250,7 @@ def _options(step: PlannedStep) -> dict[str, list[str]]:
     """Every option of a stage's commands, with the words that follow it."""
     found: dict[str, list[str]] = {}
     words: list[str] = []
-    for word in " ".join(step.step.lines).replace("\\\n", " ").split():
+    for word in " ".join(step.step.commands).replace("\\\n", " ").split():
         words = found.setdefault(word, []) if word.startswith("--") else words
         if not word.startswith("--"):
             words.append(word)

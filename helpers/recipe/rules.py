@@ -8,12 +8,13 @@ import ipaddress
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from helpers import checkpoint, hardware, memory, models
 from helpers.cards import Table, bytes_text
 from helpers.errors import WorkshopError
-from helpers.recipe.schema import FULL_COMMIT, Calibration, Recipe, Serving
+from helpers.recipe.schema import FULL_COMMIT, Calibration, Recipe, Serving, given
 from helpers.toolchains import openvino, tensorrt_llm
 from helpers.toolchains.choices import CHECKPOINTS, TITLES
 from helpers.toolchains.tensorrt_llm.kv import side_effects
@@ -31,18 +32,34 @@ class Remark:
         text: a sentence or two, with numbers.
         kind: ``problem`` where the plan cannot be run; ``warning`` where it can, but not as it seems; ``note`` for
             which of two things holds.
+        short: the same in a few words; empty where the field says enough.
     """
 
     field: str
     text: str
     kind: Kind
+    short: str = ""
+
+    @property
+    def brief(self) -> str:
+        """The remark in a few words, for a table."""
+        said = self.short or self.field
+        return f"{self.kind}: {said}" if self.kind == "problem" else said
 
     def __str__(self) -> str:
         return f"{self.kind}, {self.field}: {self.text}"
 
 
-def check(recipe: Recipe) -> list[Remark]:
-    """Everything that the rules have to say of a recipe: problems first, each kind in the order of the fields."""
+def check(recipe: Recipe | str | Path) -> list[Remark]:
+    """Everything that the rules have to say of a recipe: problems first, each kind in the order of the fields.
+
+    Args:
+        recipe: itself, its file or its name.
+
+    Raises:
+        WorkshopError: it is no recipe.
+    """
+    recipe = given(recipe)
     rules = (_model, _positions, _precision, _split, _step, _memory, _unused, _host)
     said = [remark for rule in rules for remark in rule(recipe)]
     fields = [*Recipe.model_fields]
@@ -52,7 +69,7 @@ def check(recipe: Recipe) -> list[Remark]:
     )
 
 
-def problems(recipe: Recipe) -> list[Remark]:
+def problems(recipe: Recipe | str | Path) -> list[Remark]:
     """What stands in the way of running a recipe; nothing where it can be run."""
     return [remark for remark in check(recipe) if remark.kind == "problem"]
 
@@ -69,11 +86,21 @@ def require(recipe: Recipe) -> None:
         raise WorkshopError("\n".join([f"The recipe {recipe.name} cannot be run:", *rows]))
 
 
-def table(recipe: Recipe) -> Table:
-    """The remarks, one a row."""
+def table(recipe: Recipe | str | Path) -> Table:
+    """The remarks, one a row, and whether it can be built.
+
+    Raises:
+        WorkshopError: it is no recipe.
+    """
+    recipe = given(recipe)
     said = check(recipe)
-    stop = sum(remark.kind == "problem" for remark in said)
-    verdict = f"{stop} of them {'stands' if stop == 1 else 'stand'} in the way." if stop else "It can be run."
+    stop, warned = (sum(remark.kind == kind for remark in said) for kind in ("problem", "warning"))
+    if stop:
+        verdict = f"{stop} of them {'stands' if stop == 1 else 'stand'} in the way."
+    elif warned:
+        verdict = f"It can be built; the {'warning stays' if warned == 1 else 'warnings stay'}."
+    else:
+        verdict = "It can be built."
     note = verdict if said else f"Nothing to remark. {verdict}"
     rows = [(remark.kind, remark.field, remark.text) for remark in said]
     return Table(["kind", "field", "what to know"], rows, f"Recipe {recipe.name}, checked against the rules", note)
@@ -177,6 +204,7 @@ def _model(recipe: Recipe) -> Iterator[Remark]:
             f"{row['repository']} is gated: accept its licence on its page at huggingface.co, and put a token into the "
             "environment (HF_TOKEN), before it is downloaded.",
             "warning",
+            "gated: needs HF_TOKEN",
         )
     if recipe.revision and recipe.revision != row["revision"]:
         yield Remark(
@@ -184,6 +212,7 @@ def _model(recipe: Recipe) -> Iterator[Remark]:
             f"data/models.toml pins {row['revision'][:12]}, and this asks for {recipe.revision[:12]}: sizes here are "
             f"those of the pin, and its weights are not compared with a digest.{_moving(recipe.revision)}",
             "warning",
+            "another commit than the pin",
         )
 
 
@@ -195,14 +224,17 @@ def _unpinned(recipe: Recipe) -> Iterator[Remark]:
             f"{recipe.model} is not in data/models.toml and no commit is given, so its newest weights are taken, which "
             "may be others tomorrow. Write the 40 digits of a commit.",
             "warning",
+            "no commit given",
         )
     elif not FULL_COMMIT.fullmatch(recipe.revision):
-        yield Remark("revision", f"{recipe.revision!r} is no whole commit.{_moving(recipe.revision)}", "warning")
+        said = f"{recipe.revision!r} is no whole commit.{_moving(recipe.revision)}"
+        yield Remark("revision", said, "warning", "no whole commit")
     yield Remark(
         "model",
         f"{recipe.model} is not in data/models.toml, so its shape is not known before it is downloaded: positions and "
         "memory are not checked here.",
         "warning",
+        "shape unknown before the download",
     )
 
 
@@ -220,8 +252,10 @@ def _positions(recipe: Recipe) -> Iterator[Remark]:
         f"max_input_len {recipe.max_input_len:,} + max_output_len {recipe.max_output_len:,} = {recipe.max_seq_len:,} "
         f"tokens, and {recipe.model} has {found.positions:,} positions."
     )
+    short = f"{recipe.max_seq_len:,} tokens > {found.positions:,} positions"
     if recipe.on_cpu:
-        yield Remark("max_input_len", f"{sums} Choose lengths of at most {found.positions:,} together.", "problem")
+        instead = f"Choose lengths of at most {found.positions:,} together."
+        yield Remark("max_input_len", f"{sums} {instead}", "problem", short)
         return
     yield Remark(
         "max_input_len",
@@ -229,6 +263,7 @@ def _positions(recipe: Recipe) -> Iterator[Remark]:
         f"{found.positions:,} the model was not trained to write. Choose lengths of at most {found.positions:,} "
         "together.",
         "warning",
+        short,
     )
 
 
@@ -237,15 +272,19 @@ def _precision(recipe: Recipe) -> Iterator[Remark]:
     try:
         offered = openvino.choices() if recipe.on_cpu else tensorrt_llm.choices(recipe.gpu)
     except WorkshopError as none:  # no kernels at all for this GPU
-        yield Remark("gpu", str(none), "problem")
+        yield Remark("gpu", str(none), "problem", "no kernels for this GPU")
         return
+    title = TITLES[recipe.precision]
     try:
         offered.require(recipe.precision)
     except WorkshopError as refused:
-        yield Remark("precision", str(refused), "problem")
+        # That a CPU makes checkpoints of other precisions helps nobody who wants an engine.
+        more = offered.reasons[recipe.precision].partition(";")[2]
+        said = str(refused).replace(f";{more}", ".") if recipe.on_cpu and more else str(refused)
+        yield Remark("precision", said, "problem", f"{title} cannot be built")
         return
     if offered.reasons[recipe.precision].endswith(UNREPORTED):
-        yield Remark("precision", f"{TITLES[recipe.precision]}:{UNREPORTED}", "warning")
+        yield Remark("precision", f"{title}:{UNREPORTED}", "warning", f"{title}: nobody reported it")
     # The CPU's table asks the plugin itself, which takes a while: not for the caches that it has.
     if recipe.on_cpu and recipe.kv != "fp8":
         return
@@ -253,12 +292,12 @@ def _precision(recipe: Recipe) -> Iterator[Remark]:
     try:
         caches.require(recipe.precision, recipe.kv)
     except WorkshopError as refused:
-        yield Remark("kv_cache", str(refused), "problem")
+        yield Remark("kv_cache", str(refused), "problem", f"no KV cache in {recipe.kv_cache}")
         return
     effects = side_effects(recipe.precision, recipe.kv)
     if not effects.reuse:
-        what = checkpoint.full_title(TITLES[recipe.precision], recipe.kv)
-        yield Remark("kv_cache", f"{what}: {effects.why}", "warning")
+        what = checkpoint.full_title(title, recipe.kv)
+        yield Remark("kv_cache", f"{what}: {effects.why}", "warning", "no reuse of KV blocks")
 
 
 def _split(recipe: Recipe) -> Iterator[Remark]:
@@ -291,7 +330,8 @@ def _split(recipe: Recipe) -> Iterator[Remark]:
             if sheet.peer_to_peer == "none"
             else f"one {sheet.name} reaches another's memory fast only where somebody mounted a bridge (NVLink)"
         )
-        yield Remark(field, f"datasheet: {way}. Notebook 06 measures what that costs.", "warning")
+        short = "no peer-to-peer" if sheet.peer_to_peer == "none" else "peer-to-peer only over a bridge"
+        yield Remark(field, f"datasheet: {way}. Notebook 06 measures what that costs.", "warning", short)
 
 
 def _step(recipe: Recipe) -> Iterator[Remark]:
@@ -303,6 +343,7 @@ def _step(recipe: Recipe) -> Iterator[Remark]:
             f"A step takes {step:,} tokens, and each running request brings at least one: of the max_batch_size "
             f"{recipe.max_batch_size:,}, at most {step:,} get on in a step.",
             "warning",
+            f"{step:,} tokens a step < batch of {recipe.max_batch_size:,}",
         )
     lost = "" if recipe.on_cpu else _no_chunks(recipe)
     if chunked and lost:
@@ -319,6 +360,7 @@ def _step(recipe: Recipe) -> Iterator[Remark]:
             f"{why} So a prompt has to fit into one step, and max_input_len is {prompt:,} where max_num_tokens is "
             f"{step:,}. Choose max_num_tokens of at least {prompt:,}{instead}.",
             "problem",
+            f"prompt of {prompt:,} > {step:,} tokens a step",
         )
     if recipe.on_cpu:
         yield _one_or_the_other(recipe)
@@ -337,17 +379,15 @@ def _one_or_the_other(recipe: Recipe) -> Remark:
     if recipe.serving.chunked_prefill:
         return Remark(
             "serving.chunked_prefill",
-            f"On a CPU chunked prefill and a ceiling of the batch exclude each other. Here chunks hold: prompts are "
-            f"read {recipe.max_num_tokens:,} tokens a step at most, and max_batch_size {recipe.max_batch_size:,} is no "
-            "ceiling.",
+            f"{_EITHER} This recipe has the pieces, of {recipe.max_num_tokens:,} tokens at most: max_batch_size "
+            f"{recipe.max_batch_size:,} limits nothing.",
             "warning",
+            "no limit of the batch",
         )
-    return Remark(
-        "serving.chunked_prefill",
-        f"On a CPU chunked prefill and a ceiling of the batch exclude each other. Here the ceiling holds: at most "
-        f"{recipe.max_batch_size:,} requests run at once, and every prompt is read whole.",
-        "note",
-    )
+    return Remark("serving.chunked_prefill", f"{_EITHER} This recipe has the limit, {recipe.max_batch_size:,}.", "note")
+
+
+_EITHER = "On a CPU you choose: a limit of the batch, or long prompts read in pieces."
 
 
 def _memory(recipe: Recipe) -> Iterator[Remark]:
@@ -361,7 +401,7 @@ def _memory(recipe: Recipe) -> Iterator[Remark]:
     try:
         made = fit(recipe)
     except WorkshopError as refused:
-        yield Remark("gpu", str(refused), "problem")
+        yield Remark("gpu", str(refused), "problem", "does not fit")
         return
     if made is None or made.requests >= recipe.max_batch_size:
         return
@@ -375,6 +415,7 @@ def _memory(recipe: Recipe) -> Iterator[Remark]:
             f"{room}: not even one fits at full length. Choose shorter lengths, fewer bits, more GPUs "
             "(tensor_parallel_size), or a larger GPU.",
             "problem",
+            "not one request fits",
         )
         return
     yield Remark(
@@ -383,6 +424,7 @@ def _memory(recipe: Recipe) -> Iterator[Remark]:
         f"{recipe.max_batch_size - made.requests:,} of them wait until others have ended. All fit with max_batch_size "
         f"{made.largest_batch:,}; shorter requests leave room for more.",
         "warning",
+        f"{made.requests:,} of {recipe.max_batch_size:,} requests fit",
     )
 
 
@@ -407,6 +449,7 @@ def _cpu_memory(recipe: Recipe) -> Iterator[Remark]:
             f"the batch has {recipe.max_batch_size:,}: at full length {recipe.max_batch_size - cache.requests:,} of "
             f"them wait. A full batch takes {cache.full:,}.",
             "warning",
+            f"{cache.requests:,} of {recipe.max_batch_size:,} requests fit",
         )
     here = psutil.virtual_memory().total
     if cache.bytes > here:
@@ -452,4 +495,5 @@ def _host(recipe: Recipe) -> Iterator[Remark]:
             f"With {host} whoever reaches this machine can use the API: it asks for no key. Keep 127.0.0.1 and forward "
             "the port (ssh -L), unless a gateway stands before it.",
             "warning",
+            "open to others, without a key",
         )

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from helpers import hardware, models
 from helpers.errors import WorkshopError
+from helpers.memory import KV_SHARE
 from helpers.recipe import reading
 from helpers.toolchains.choices import AUTO, TITLES, kv_of
 from helpers.toolchains.serving import LOCAL, ServeOptions
@@ -74,7 +75,7 @@ class Serving(_Part):
 
     host: str = LOCAL
     port: Annotated[int, Field(ge=0, le=65535)] | None = None
-    kv_cache_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    kv_cache_share: Annotated[float, Field(gt=0, le=1)] = KV_SHARE
     kv_cache_tokens: Count | None = None
     chunked_prefill: bool = False
     max_queue: Count = 256
@@ -133,7 +134,8 @@ class Recipe(_Part):
         try:
             return hardware.by_key(gpu).key
         except WorkshopError as unknown:
-            raise ValueError(f"{unknown} Or {CPU!r}.") from None
+            hint = "" if "Did you mean" in str(unknown) else _nearest_gpu(gpu)
+            raise ValueError(f"{unknown} Or {CPU!r}.{hint}") from None
 
     @model_validator(mode="after")
     def _pinned_on_the_hub(self) -> "Recipe":
@@ -247,6 +249,27 @@ class Recipe(_Part):
         )
 
 
+def given(what: Recipe | str | Path) -> Recipe:
+    """The recipe that somebody means: itself, or by its file or its name.
+
+    Raises:
+        WorkshopError: it is something else; or as :func:`load`.
+    """
+    if isinstance(what, Recipe):
+        return what
+    if isinstance(what, str | Path):
+        return load(what)
+    raise WorkshopError(
+        f"A recipe is wanted here, and this is a {type(what).__name__}. Give what recipe.load(...) returns, or a "
+        "recipe's file or name."
+    )
+
+
+def is_file(recipe: Recipe) -> bool:
+    """It is one of ``data/recipes`` as it stands there, so that its name says all of it."""
+    return recipe.name in reading.names() and load(recipe.name) == recipe
+
+
 def load(path_or_name: str | Path) -> Recipe:
     """Read a recipe.
 
@@ -278,14 +301,16 @@ def parse(
         WorkshopError: names every field that is wrong.
     """
     lines = lines or {}
-    secrets = [path for path in _paths(data) if _SECRET.search(path[-1])]
+    secrets = [path for path in _paths(data) if _is_secret(path)]
     problems = [(path, _NO_SECRET) for path in secrets]
     try:
         made = Recipe.model_validate(data)
     except ValidationError as refused:
-        told = [(_path(error), _sentence(error, data)) for error in refused.errors()]
+        told = [(_path(error), _sentence(error, data)) for error in _each_once(refused.errors(), data)]
         problems += [(path, text) for path, text in told if path not in secrets]
     if problems:
+        written = list(_paths(data))  # in the order of the file; what is missing in it comes last
+        problems.sort(key=lambda one: written.index(one[0]) if one[0] in written else len(written))
         rows = [f"  {_named(path, lines)}: {text}" for path, text in problems]
         raise WorkshopError(reading.masked("\n".join([f"The recipe {where or name} cannot be used:", *rows])))
     made._name = name
@@ -344,6 +369,12 @@ def _paths(data: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
         yield from _paths(value, (*above, str(name)))
 
 
+def _is_secret(path: tuple[str, ...]) -> bool:
+    """A field's name is that of a secret; a slip such as ``max_num_token`` is none."""
+    sizes = {*Recipe.model_fields, *Serving.model_fields}
+    return bool(_SECRET.search(path[-1])) and f"{_plain(path)}s" not in sizes
+
+
 def _path(error: Any) -> tuple[str, ...]:
     """Which field an error is about; a rule about the whole recipe names its field itself."""
     place = tuple(str(part) for part in error["loc"] if part != "[key]")
@@ -355,12 +386,19 @@ def _named(path: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
     return ".".join(path) + (f" (line {lines[path]})" if path in lines else "")
 
 
+def _each_once(errors: list[Any], data: Mapping[str, Any]) -> list[Any]:
+    """Without the fields that are missing only because their names are misspelt."""
+    unknown = [_path(error) for error in errors if error["type"] == "extra_forbidden"]
+    meant = {_meant_field(path) for path in unknown}
+    return [error for error in errors if error["type"] != "missing" or ".".join(_path(error)) not in meant]
+
+
 def _sentence(error: Any, data: Mapping[str, Any]) -> str:
     """One error of the schema as what was found, what is allowed, and what was probably meant."""
     path, found, kind = _path(error), error["input"], error["type"]
     field = path[-1]
     if kind == "missing":
-        return f"missing. {_allowed(path)}"
+        return f"missing. {_allowed(path, error)}"
     if kind == "extra_forbidden":
         return f"there is no such field. {_nearest_field(path, data)}"
     if kind == "value_error":
@@ -374,7 +412,7 @@ def _sentence(error: Any, data: Mapping[str, Any]) -> str:
         part = Calibration if path == ("calibration",) else Serving
         return f"found {_shown(found)}. It has fields of its own: {', '.join(part.model_fields)}."
     hint = _nearest_value(field, found)
-    return f"found {_shown(found)}. {_allowed(path)}{hint}"
+    return f"found {_shown(found)}. {_allowed(path, error)}{hint}"
 
 
 @cache
@@ -384,29 +422,48 @@ def _spellings() -> dict[str, Any]:
 
 
 def _nearest_field(path: tuple[str, ...], data: Mapping[str, Any]) -> str:
-    """What was probably meant by an unknown field, and which there are beside it."""
-    field, above = path[-1].lower().replace("-", "_"), path[:-1]
+    """What was probably meant by an unknown field, or which there are beside it."""
+    if _plain(path) == "max_seq_len":
+        return "It is the sum of max_input_len and max_output_len: write those two."
+    meant = _meant_field(path)
+    if meant and meant in data and "." not in meant:
+        return f"Here it is called {meant!r}, which is there already: leave this one out."
+    return f"Did you mean {meant!r}?" if meant else f"Allowed are {', '.join(_fields_beside(path))}."
+
+
+def _plain(path: tuple[str, ...]) -> str:
+    """A field's name as a recipe would spell it."""
+    return path[-1].lower().replace("-", "_")
+
+
+def _fields_beside(path: tuple[str, ...]) -> list[str]:
+    """The fields that there are where a field stands."""
+    parts: dict[str, type[_Part]] = {"serving": Serving, "calibration": Calibration}
+    return list(parts.get(path[0] if len(path) > 1 else "", Recipe).model_fields)
+
+
+def _meant_field(path: tuple[str, ...]) -> str:
+    """The field that was probably meant by an unknown one, such as ``serving.port``; empty for none."""
+    field, above = _plain(path), path[:-1]
+    if field == "max_seq_len":
+        return ""
     everywhere = {name: name for name in Recipe.model_fields}
     everywhere |= {name: f"serving.{name}" for name in Serving.model_fields}
     everywhere |= {name: f"calibration.{name}" for name in Calibration.model_fields}
-    here = (Recipe, Serving, Calibration)[("", "serving", "calibration").index(above[0] if above else "")]
-    if field == "max_seq_len":
-        return "It is the sum of max_input_len and max_output_len: write those two."
-    meant = _spellings()["field"].get(field) or everywhere.get(field)
-    if not meant:
-        near = difflib.get_close_matches(field, here.model_fields, n=1) or difflib.get_close_matches(
-            field, [*everywhere, *_spellings()["field"]], n=1
-        )
-        same = near[0] if near else ""
-        own = ".".join((*above, same)) if same in here.model_fields else ""
-        meant = own or everywhere.get(same) or _spellings()["field"].get(same)
-    if meant and meant in data and "." not in meant:
-        return f"Here it is called {meant!r}, which is there already: leave this one out."
-    return f"Did you mean {meant!r}?" if meant else f"Allowed are {', '.join(here.model_fields)}."
+    others = _spellings()["field"]
+    if field in others or field in everywhere:
+        return str(others.get(field) or everywhere[field])
+    here = _fields_beside(path)
+    near = difflib.get_close_matches(field, here, n=1) or difflib.get_close_matches(field, [*everywhere, *others], n=1)
+    same = near[0] if near else ""
+    own = ".".join((*above, same)) if same in here else ""
+    return str(own or everywhere.get(same) or others.get(same, ""))
 
 
 def _nearest_value(field: str, found: Any) -> str:
     """What was probably meant by a value of a field with few of them."""
+    if field == "gpu" and isinstance(found, int | float):
+        return _nearest_gpu(str(found))
     choices = {"precision": get_args(Precision), "kv_cache": get_args(KvCache)}.get(field, ())
     if not choices or isinstance(found, Mapping | list):
         return ""
@@ -420,10 +477,34 @@ def _nearest_value(field: str, found: Any) -> str:
     return f" Did you mean {near[0]!r}{extra}?" if near else ""
 
 
-def _allowed(path: tuple[str, ...]) -> str:
+def _nearest_gpu(text: str) -> str:
+    """The GPU that a number, such as 4090, was probably meant for."""
+    try:
+        return f" Did you mean {hardware.by_key(text).key!r}?"
+    except WorkshopError:
+        numbers = {sheet.key.rpartition("-")[2]: sheet.key for sheet in hardware.datasheets()}
+        near = difflib.get_close_matches(text, numbers, n=1)
+        return f" Did you mean {numbers[near[0]]!r}?" if near else ""
+
+
+_EXAMPLES = {"max_batch_size": 64, "max_num_tokens": 8192, "tensor_parallel_size": 1, "max_queue": 256}
+_DIGITS = re.compile(r"[1-9][0-9]{0,8}")
+
+
+def _whole(field: str, error: Any) -> str:
+    """What a field for a whole number may hold: its range where that was missed, else what one looks like."""
+    found = error["input"]
+    digits = isinstance(found, str) and found.strip().isdigit()
+    quoted = digits and _DIGITS.fullmatch(found.strip())
+    if error["type"] in ("greater_than_equal", "less_than_equal") or (digits and not quoted):
+        return f"a whole number from 1 to {_MOST:,}"
+    return f"a whole number, such as {_EXAMPLES.get(field, 1000)}{', without quotes' if quoted else ''}"
+
+
+def _allowed(path: tuple[str, ...], error: Any) -> str:
     """What a field may hold, in a sentence."""
     field = path[-1]
-    whole = f"a whole number from 1 to {_MOST:,}, without quotes"
+    whole = _whole(field, error)
     special = {
         "model": f"'bundled', {', '.join(map(repr, models.known()))}, a folder, or a hub id (owner/name)",
         "revision": "a commit of the hub in quotes, or null",
@@ -433,7 +514,7 @@ def _allowed(path: tuple[str, ...]) -> str:
         "texts": f"a whole number from 1 to {_TEXTS}, the texts of data/calibration",
         "host": "an address, such as 127.0.0.1",
         "port": "a whole number from 0 to 65535, or null for a free one",
-        "kv_cache_share": "a number above 0 and at most 1, such as 0.9",
+        "kv_cache_share": f"a number above 0 and at most 1, such as {KV_SHARE}",
         "kv_cache_tokens": f"{whole}, or null",
         "chunked_prefill": "true or false",
     }

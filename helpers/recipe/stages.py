@@ -17,7 +17,7 @@ from helpers.hardware import Datasheet, Gpu
 from helpers.recipe import rules
 from helpers.recipe.reading import names
 from helpers.recipe.rules import Remark
-from helpers.recipe.schema import CPU, Recipe, load
+from helpers.recipe.schema import CPU, Recipe, given, is_file, load
 from helpers.toolchains import openvino, tensorrt_llm
 from helpers.toolchains.base import Engine
 from helpers.toolchains.choices import CHECKPOINTS
@@ -135,13 +135,7 @@ class RecipePlan(Shown):
         def line(text: object) -> str:
             return f"<p style='margin:0.2em 0'>{html.escape(str(text))}</p>"
 
-        steps = "".join(
-            f"<p style='margin:0.5em 0 0.1em'>{html.escape(step.heading)}</p>"
-            "<pre style='margin:0;white-space:pre-wrap;font-size:0.9em'>"
-            + html.escape("\n".join(step.step.lines))
-            + "</pre>"
-            for step in self.steps
-        )
+        steps = "".join(pod.step_html(step.step, step.heading) for step in self.steps)
         return (
             "<div style='border-left:4px solid #5B5B5B;padding:0.2em 0 0.2em 1em;margin:0.5em 0'>"
             f"<strong>{html.escape(f'Recipe {self.recipe.name}: {self.title}')}</strong>"
@@ -149,11 +143,18 @@ class RecipePlan(Shown):
         )
 
 
-def plan(recipe: Recipe) -> RecipePlan:
+def plan(recipe: Recipe | str | Path) -> RecipePlan:
     """What a recipe leads to, on its machine; nothing is run or downloaded.
 
     A recipe with a problem has a plan all the same where its commands can be written: the remarks name the problem.
+
+    Args:
+        recipe: itself, its file or its name.
+
+    Raises:
+        WorkshopError: it is no recipe.
     """
+    recipe = given(recipe)
     remarks = tuple(rules.check(recipe))
     try:
         made, fit = commands(recipe), rules.fit(recipe)
@@ -244,12 +245,16 @@ def _by_this_worker(step: pod.Step, made: workspace.Manifest) -> bool:
     return made.inputs.get("worker") == now
 
 
-def run(recipe: Recipe) -> Engine:
+def run(recipe: Recipe | str | Path) -> Engine:
     """Make what is missing of a recipe on this machine, each stage with its progress; returns the engine.
 
+    Args:
+        recipe: itself, its file or its name.
+
     Raises:
-        WorkshopError: the recipe is for another machine, a rule stands in the way, or a stage failed.
+        WorkshopError: it is no recipe, it is for another machine, a rule stands in the way, or a stage failed.
     """
+    recipe = given(recipe)
     require_here(recipe)
     rules.require(recipe)
     found = models.find(recipe.model, recipe.revision)
@@ -287,14 +292,19 @@ def require_here(recipe: Recipe) -> None:
     if toolchain.name == openvino.name or gpu is None:
         here = f"a {_product(gpu)} that is not used" if gpu else f"no GPU that TensorRT-LLM can use ({_cpu()})"
         raise WorkshopError(
-            f"The recipe {recipe.name} is for {wanted}, and here is {here}. Look at its plan, or run "
-            "'bundled-cpu', which is for a CPU."
+            f"The recipe {recipe.name} is for {wanted}, and here is {here}. See its plan with "
+            f"{_plan_command(recipe)}, or run 'bundled-cpu', which is for a CPU."
         )
     if gpu.compute_capability != sheet.compute_capability:
         raise WorkshopError(
             f"The recipe {recipe.name} is for {wanted} (compute capability {_capability(sheet)}), and here is "
             f"{_product(gpu)} ({gpu.capability_text}). Change its gpu, or take recipe.for_this_machine()."
         )
+
+
+def _plan_command(recipe: Recipe) -> str:
+    """How to see a recipe's plan: from a terminal where it is one of the files, else in a notebook."""
+    return f"`python -m helpers plan {recipe.name}`" if is_file(recipe) else "recipe.plan(...)"
 
 
 def _product(gpu: Gpu | None) -> str:
@@ -353,14 +363,19 @@ def _sheet(gpu: Gpu | None) -> Datasheet:
     return max(fitting, key=lambda row: row.memory_bytes)
 
 
-def twin(recipe: Recipe, precision: str) -> Recipe:
+def twin(recipe: Recipe | str | Path, precision: str) -> Recipe:
     """The same recipe with weights of another precision, for two engines side by side.
 
     Where ``data/recipes`` has it, it is that one.
 
+    Args:
+        recipe: itself, its file or its name.
+        precision: of the weights.
+
     Raises:
-        WorkshopError: there is no such precision.
+        WorkshopError: it is no recipe, or there is no such precision.
     """
+    recipe = given(recipe)
     words = recipe.name.split("-")
     named = [precision if word == recipe.precision else word for word in words]
     name = "-".join(named if recipe.precision in words else [*words, precision])
@@ -368,7 +383,7 @@ def twin(recipe: Recipe, precision: str) -> Recipe:
     return next((known for known in map(load, names()) if known.model_dump() == made.model_dump()), made)
 
 
-def pair(recipe: Recipe) -> tuple[Recipe, Recipe]:
+def pair(recipe: Recipe | str | Path) -> tuple[Recipe, Recipe]:
     """A recipe in 16 bits and in the best 8 bits of its machine, to be served at the same time.
 
     Two engines on one GPU share its memory: the first takes 0.4 of it for its KV cache, the second 0.6 of what is then
@@ -377,6 +392,7 @@ def pair(recipe: Recipe) -> tuple[Recipe, Recipe]:
     Raises:
         WorkshopError: as :func:`twin`.
     """
+    recipe = given(recipe)
     offered = openvino.choices() if recipe.on_cpu else tensorrt_llm.choices(recipe.gpu)
     small = recipe.precision if recipe.precision != "fp16" else offered.eight_bit
     left, right = twin(recipe, "fp16"), twin(recipe, small)
@@ -385,21 +401,27 @@ def pair(recipe: Recipe) -> tuple[Recipe, Recipe]:
     return left.changed(left.name, serving__kv_cache_share=0.4), right.changed(right.name, serving__kv_cache_share=0.6)
 
 
+class _Overview(Table):
+    """A table whose first column, names with hyphens, is not wrapped on a page."""
+
+    def _repr_html_(self) -> str:
+        return super()._repr_html_().replace("<tr><td style='", "<tr><td style='white-space:nowrap;")
+
+
 def overview() -> Table:
-    """The recipes of ``data/recipes``, one a row, with what the rules have to say."""
+    """The recipes of ``data/recipes``, one a row, with what the rules have to say in a few words."""
     rows = []
     for recipe in map(load, names()):
         gpus = recipe.tensor_parallel_size
         machine = "CPU" if recipe.on_cpu else hardware.by_key(recipe.gpu).name
         lengths = f"{recipe.max_input_len:,} + {recipe.max_output_len:,}"
         said = [remark for remark in rules.check(recipe) if remark.kind != "note"]
-        remarks = ", ".join(f"{remark.kind}: {remark.field}" for remark in said) or "–"
+        remarks = "; ".join(remark.brief for remark in said) or "–"
         where = f"{gpus} × {machine}" if gpus > 1 else machine
         rows.append([recipe.name, recipe.model, where, TITLES_OF[recipe.precision], lengths, remarks])
     columns = ["recipe", "model", "machine", "weights", "prompt + answer", "remarks"]
-    return Table(
-        columns, rows, "Recipes in data/recipes", "recipe.load(name) reads one; recipe.plan(...) shows its stages."
-    )
+    note = "recipe.load(name) reads one; recipe.plan(name) shows its stages, recipe.remarks(name) the whole remarks."
+    return _Overview(columns, rows, "Recipes in data/recipes", note)
 
 
 def _counted(count: int, what: str) -> str:

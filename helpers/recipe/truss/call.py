@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.cards import Shown
@@ -41,8 +42,18 @@ class PredictCall(Shown):
         return boxed("With curl", preformatted(self.curl) + python + paragraph(self.note))
 
 
-def predict_call(recipe: "Recipe") -> PredictCall:
-    """How the deployed model of a recipe is called: Baseten's OpenAI-compatible URL, its key from the environment."""
+def predict_call(recipe: "Recipe | str | Path") -> PredictCall:
+    """How the deployed model of a recipe is called: Baseten's OpenAI-compatible URL, its key from the environment.
+
+    Args:
+        recipe: itself, its file or its name.
+
+    Raises:
+        WorkshopError: it is no recipe.
+    """
+    from helpers.recipe.schema import given
+
+    recipe = given(recipe)
     known, tokens = facts()["call"], min(_TOKENS, recipe.max_output_len)
     body = {"model": recipe.name, "messages": [{"role": "user", "content": _QUESTION}], "max_tokens": tokens}
     return PredictCall(_curl(known, body), _python(known, body), _note(known))

@@ -32,6 +32,8 @@ class TrussExport(Shown):
         differences: what each setting of the recipe becomes.
         refusals: why it cannot be deployed; empty where it can.
         notes: what else to know, a sentence each.
+        nothing: there is nothing to export: it is for a CPU, or its model is not on the hub. The reasons are all.
+        kept: the recipe is one of ``data/recipes`` as it stands there, so that a terminal can export it by its name.
     """
 
     name: str
@@ -39,6 +41,8 @@ class TrussExport(Shown):
     differences: tuple[Difference, ...]
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[str, ...] = ()
+    nothing: bool = False
+    kept: bool = False
 
     @property
     def text(self) -> str:
@@ -70,38 +74,72 @@ class TrussExport(Shown):
     def verdict(self) -> str:
         """Whether it can be deployed, as far as can be said without Baseten."""
         if not self.refusals:
-            return (
-                f"recorded: by the names and ranges of Truss {version()} it is accepted. Nothing was sent to Baseten."
-            )
+            return f"recorded: Truss {version()}'s own checks accept this file; nothing was sent to Baseten."
         count = len(self.refusals)
         return f"The recipe {self.name} cannot be deployed with Truss ({count} reason{'s' if count > 1 else ''})."
 
+    @property
+    def headline(self) -> str:
+        """What this is: a file that can be deployed, one that cannot, or none."""
+        if self.nothing:
+            return f"No {FILE}: {self.verdict}"
+        return f"{FILE}, not deployable: {self.verdict}" if self.refusals else f"{FILE}: {self.verdict}"
+
+    @property
+    def next(self) -> str:
+        """What to do with it; empty for one that cannot be deployed."""
+        if self.refusals:
+            return ""
+        write = (
+            f"`python -m helpers truss {self.name} --output FOLDER`" if self.kept else "write(FOLDER) of this object"
+        )
+        return f"Next: {write} writes it; then `truss push` in that folder, which needs an account at Baseten."
+
     def __str__(self) -> str:
-        reasons = map(_item, self.refusals)
-        return "\n".join([self.verdict, *reasons, f"\n{FILE}:", self.text, str(self.table()), *self.notes])
+        lines = [self.headline, *map(_item, self.refusals)]
+        if not self.nothing:
+            lines += ["", self.text, str(self.table()), *self.notes, *([self.next] if self.next else [])]
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         reasons = "".join(f"<li>{html.escape(str(one))}</li>" for one in self.refusals)
-        return boxed(
-            f"{FILE}: {self.verdict}",
-            f"{f'<ul>{reasons}</ul>' if reasons else ''}{preformatted(self.text)}{self.table()._repr_html_()}"
-            f"{''.join(map(paragraph, self.notes))}",
-            _RED if self.refusals else _GREY,
-        )
+        body = f"<ul>{reasons}</ul>" if reasons else ""
+        if not self.nothing:
+            notes = [*self.notes, *([self.next] if self.next else [])]
+            body += preformatted(self.text) + self.table()._repr_html_() + "".join(map(paragraph, notes))
+        return boxed(self.headline, body, _RED if self.refusals else _GREY)
 
 
 def _item(reason: Refusal) -> str:
     return f"  - {reason}"
 
 
-def export(recipe: "Recipe") -> TrussExport:
+def export(recipe: "Recipe | str | Path") -> TrussExport:
     """A recipe as Truss's ``config.yaml``, with every difference named.
 
-    A recipe that cannot be deployed is shown too, with the reasons; :meth:`TrussExport.write` refuses it.
+    A recipe that cannot be deployed is shown too, with the reasons; :meth:`TrussExport.write` refuses it. Of one for a
+    CPU, or with a model that is not on the hub, the reasons are all that is shown.
+
+    Args:
+        recipe: itself, its file or its name.
+
+    Raises:
+        WorkshopError: it is no recipe.
     """
+    from helpers.recipe.schema import given, is_file
+
+    recipe = given(recipe)
     made = config(recipe)
     against = tuple(refusals(recipe, made))
-    return TrussExport(recipe.name, made, tuple(compared(recipe, made)), against, tuple(_notes(recipe, made, against)))
+    return TrussExport(
+        recipe.name,
+        made,
+        tuple(compared(recipe, made)),
+        against,
+        tuple(_notes(recipe, made, against)),
+        nothing=recipe.on_cpu or not recipe.on_hub,
+        kept=is_file(recipe),
+    )
 
 
 def _notes(recipe: "Recipe", made: Mapping[str, Any], against: tuple[Refusal, ...]) -> Iterator[str]:

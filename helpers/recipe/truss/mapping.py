@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from helpers import models
+from helpers import checkpoint, models
 from helpers.recipe.truss.facts import accelerator, facts
-from helpers.toolchains.choices import AUTO
+from helpers.toolchains.choices import AUTO, CHECKPOINTS
 from helpers.toolchains.tensorrt_llm.kv import side_effects
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _build(recipe: "Recipe") -> dict[str, Any]:
         "max_num_tokens": recipe.max_num_tokens,
         "quantization_type": quantization(recipe),
     }
-    if recipe.precision != "fp16":
+    if checkpoint.texts_used(CHECKPOINTS[recipe.precision], recipe.kv, recipe.calibration.texts):
         made["quantization_config"] = _calibration(recipe)
     effects = side_effects(recipe.precision, recipe.kv)
     made["tensor_parallel_count"] = recipe.tensor_parallel_size
@@ -124,17 +124,23 @@ def compared(recipe: "Recipe", made: Mapping[str, Any]) -> Iterator[Difference]:
     same = f"max_batch_size: {build['max_batch_size']}, max_num_tokens: {build['max_num_tokens']}"
     yield Difference(same, same, "the same")
     yield from _of_precision(recipe, build)
-    plugins = ", ".join(f"{name}: {str(value).lower()}" for name, value in build["plugin_configuration"].items())
-    yield Difference(
-        "–",
-        f"plugin_configuration: {plugins}",
-        "what trtllm-build leaves on for this pair (notebook 05); Truss sets the last one itself, its source says",
-    )
+    yield _of_plugins(build["plugin_configuration"])
     yield from _of_serving(recipe, made["trt_llm"]["runtime"])
     yield Difference(
         "HF_TOKEN in the environment" if "secrets" in made else "–",
         f"runtime_secret_name: {facts()['secret']}",
         "the name of a secret; its value is kept in Baseten's workspace and never in this file",
+    )
+
+
+def _of_plugins(plugins: Mapping[str, bool]) -> Difference:
+    """The switches of ``trtllm-build`` that a recipe has no field for."""
+    on = {name: "on" if value else "off" for name, value in plugins.items()}
+    return Difference(
+        "– (follows from precision and kv_cache)",
+        f"plugin_configuration: {', '.join(f'{name}: {str(value).lower()}' for name, value in plugins.items())}",
+        f"the KV cache in blocks: {on['paged_kv_cache']}; blocks used again, prompts read in chunks: "
+        f"{on['use_paged_context_fmha']}; attention in FP8: {on['use_fp8_context_fmha']}. Notebook 05 says why",
     )
 
 

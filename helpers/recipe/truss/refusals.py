@@ -69,6 +69,8 @@ def _gpu(recipe: "Recipe") -> Iterator[Refusal]:
 
 
 def _precision(recipe: "Recipe") -> Iterator[Refusal]:
+    if recipe.on_cpu:
+        return  # another machine comes first, and with it other precisions
     setting, name, rows = "trt_llm.build.quantization_type", quantization(recipe), facts()["quantization"]["names"]
     weights, kv = pair(recipe)
     if name not in [known for *_, known in rows]:
@@ -97,8 +99,6 @@ def _legacy(name: str) -> bool:
 
 def _eight_bits(recipe: "Recipe") -> str:
     """What to take in place of a precision that is refused: FP8 where the GPU has it, else FP16 or another GPU."""
-    if recipe.on_cpu:
-        return "precision fp8 on a GPU that has it, or fp16"
     sheet = hardware.by_key(recipe.gpu)
     if sheet.compute_capability >= _FP8:
         return "precision fp8"

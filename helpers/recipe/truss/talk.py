@@ -44,8 +44,10 @@ class TalkConfig(Shown):
         verdicts = [row["verdict"] for row in facts()["talk"]["settings"]]
         refused, ignored, legacy = (verdicts.count(kind) for kind in ("refused", "ignored", "legacy"))
         end = "it does not deploy today" if refused or legacy else "it still deploys"
+        others = len(verdicts) - refused - ignored - legacy
         return (
-            f"Of its {len(verdicts)} settings {refused} is refused, {ignored} are ignored, {legacy} is legacy: {end}."
+            f"Of its {len(verdicts)} settings {refused} is refused, {ignored} are ignored, {legacy} is legacy, and the "
+            f"other {others} work as they did: {end}."
         )
 
     def __str__(self) -> str:
