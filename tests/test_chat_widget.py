@@ -207,7 +207,7 @@ def test_two_engines_answer_beside_each_other_and_are_compared():
         view = asked(Versus(one, other, 64, 0.0), "Why")
         for face in (view.output.value, str(view)):
             assert all(name in face for name in ("FP16", "FP8", "TTFT", "parts after 10 characters"))
-        assert "FP8&#x27;s text parts from FP16&#x27;s after 10 characters." in view.status.value
+        assert "The text of FP8 parts from that of FP16 after 10 characters." in view.status.value
         assert "one after the other" in view.status.value
         view.controls["turns"].value = "both at once"
         assert "at once" in asked(view, "Why").status.value

@@ -53,10 +53,41 @@ def test_a_stop_word_is_whole_and_comes_for_the_first_time():
 def test_a_report_counts_and_its_status_is_that_of_its_failures():
     results = (Result("a", TRTLLM, PASSED, "x"), Result("b", OURS, OPEN, "y"))
     report = Report("http://h", results, 1.0)
-    assert report.ok and report.sentence == "1 of 2 checks passed in 1.0 s, none failed, 1 could not be seen."
+    counted = "1 of 2 checks passed in 1.0 s, none failed, 1 could not be seen."
+    unknown = "Asked: a server that does not say what it is. No trtllm-serve was asked."
+    assert report.ok and report.sentence == f"{counted} {unknown}"
+    real = replace(report, seconds=0.034, asked="trtllm-serve 1.2.1", real=True).sentence
+    assert real == "1 of 2 checks passed in 34 ms, none failed, 1 could not be seen. Asked: trtllm-serve 1.2.1."
+    assert report.table().columns == ("check", "rule of", "result", "found")
     worse = replace(report, results=(*results, Result("c", TRTLLM, FAILED, "<z>")))
     assert not worse.ok and "1 failed" in worse.sentence
     assert "&lt;z&gt;" in worse._repr_html_() and "<z>" in str(worse)
+
+
+def test_what_is_too_long_ends_at_a_word():
+    assert conformance.cut("as it is\nhere") == "as it is here"
+    assert conformance.cut("one two three, four", 15) == "one two three…"
+    assert conformance.cut("x" * 30, 10) == "x" * 9 + "…"
+    assert all(len(conformance.cut("a bc def ghij " * 9, most)) <= most for most in range(8, 60))
+
+
+@pytest.mark.parametrize(
+    ("owner", "version", "name", "real"),
+    [
+        ("openvino", "2026.2.1.0-1-abc", "the CPU server (OpenVINO 2026.2.1)", False),
+        ("tensorrt_llm", "1.2.1", "trtllm-serve 1.2.1", True),
+        ("tensorrt_llm", "", "trtllm-serve", True),
+        ("somebody", "7", "a server whose models are owned by 'somebody', version 7", False),
+        (None, 7, "a server that does not say what it is", False),
+    ],
+)
+def test_the_report_names_who_was_asked(owner, version, name, real):
+    import httpx
+
+    answers = {"/v1/models": {"data": [{"owned_by": owner}]}, "/version": {"version": version}}
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=answers[request.url.path]))
+    with httpx.Client(transport=transport) as client:
+        assert conformance.who(conformance.Server("http://h", client)) == (name, real)
 
 
 @pytest.mark.parametrize("url", ["", "ftp://h", "http://", "::", "http://[h"])
@@ -111,6 +142,9 @@ def test_a_server_that_errs_fails_and_the_report_says_how():
     assert unknown.outcome == FAILED and unknown.found.startswith("200, not 400")
     assert "content type" in next(one.found for name, one in found.items() if name.startswith("stream_options.include"))
     assert not report.ok
+    assert report.sentence.endswith(
+        "Asked: a server that does not say what it is, version 0. No trtllm-serve was asked."
+    )
 
 
 # --- The double of trtllm-serve ------------------------------------------------------
@@ -152,6 +186,7 @@ def test_the_double_of_trtllm_serve_passes(double):
     assert report.ok, str(report)
     assert {one.outcome for one in report.results} == {PASSED}, str(report)
     assert {one.surface for one in report.results} == {TRTLLM}
+    assert report.real and "Asked: trtllm-serve 1." in report.sentence
 
 
 @pytest.mark.slow
@@ -206,6 +241,7 @@ def test_the_cpu_server_passes(cpu):
     report = conformance.run(cpu.url)
     assert {one.outcome for one in report.results} == {PASSED}, str(report)
     assert {one.surface for one in report.results} == {TRTLLM, OURS}
+    assert "Asked: the CPU server (OpenVINO 20" in report.sentence and "No trtllm-serve was asked." in report.sentence
     assert cpu.status().ready
 
 

@@ -187,7 +187,7 @@ def test_it_shows_what_the_engine_tells(make):
 )
 def test_how_old_a_figure_is_stands_beside_it(active, age, told):
     status = Status("ready", "FP16", "http://h/v1", record=Record(0.0, active=active), age=age)
-    assert str(status).endswith(f"  told             {told}")
+    assert str(status).endswith(f"  last report      {told}")
     assert ("not told" in str(status)) and "█" not in str(status)
 
 
@@ -200,6 +200,69 @@ def test_a_bar_is_full_or_empty_only_where_the_count_is():
         )
 
     assert [bar(count).count("█") for count in (0, 1, 500, 999, 1000, 2000)] == [0, 1, 10, 19, 20, 20]
+
+
+def record(time: float, latency: float | None = None, active: int = 2, used: int = 8, **more) -> Record:
+    return Record(time, active, 0, kv_used=used, kv_free=64 - used, kv_blocks=64, latency=latency, **more)
+
+
+def spans(*records: Record) -> list[tuple[float, float]]:
+    return [(round(step.begin, 3), round(step.end, 3)) for step in Activity("FP16", records).steps]
+
+
+def test_a_record_counts_for_the_time_that_its_step_took():
+    assert spans(record(105.4, 5.4), record(105.5, 0.05), record(109.0, 0.5)) == [(0, 5.4), (5.45, 5.5), (8.5, 9.0)]
+    assert spans(record(10.0, 1.0), record(10.5, 0.8)) == [(0, 1.0), (1.0, 1.5)], "steps come one after the other"
+
+
+def test_a_record_without_a_latency_reaches_back_to_a_near_one():
+    assert spans(record(10.0), record(10.4), record(20.0)) == [(0, 0), (0, 0.4), (10.0, 10.0)]
+
+
+def test_between_steps_nothing_is_drawn():
+    from helpers.plots import serving as plots
+
+    done = Activity("FP16", (record(10.0, 1.0), record(15.0, 0.5, active=1, used=4)))
+    assert plots.outline(done.steps) == [(0, 2, 0, 8), (1.0, 0, 0, 0), (5.5, 1, 0, 4), (6.0, 1, 0, 4)]
+    near = Activity("FP16", (record(10.0, 1.0), record(10.55, 0.5)))
+    assert plots.outline(near.steps) == [(0, 2, 0, 8), (pytest.approx(1.55), 2, 0, 8)], "0.05 s is no pause"
+    (point,) = Activity("FP16", (record(10.0),)).steps
+    assert plots.outline([point])[-1][0] > 0, "a step of unknown length is seen"
+
+
+def test_the_table_keeps_the_steps_before_and_after_a_pause_and_no_peak_is_lost():
+    first = [record(10 + n / 10, 0.1, used=n % 40) for n in range(100)]
+    later = [record(50 + n / 10, 0.1, active=1, used=5) for n in range(100)]
+    done = Activity("FP16", (*first, *later))
+    assert done.seconds == pytest.approx(50.0)
+    rows = [line.split() for line in done.picture.text.splitlines()[3:]]
+    pause = rows.index(["10.0", "40.0", "0", "0", "0"])
+    assert rows[pause - 1][1:3] == ["10.0", "2"] and rows[pause + 1][::2] == ["40.0", "1", "5"]
+    assert max(int(row[-1]) for row in rows) == 39 == done.most_kv_used
+    assert len(rows) <= 12 + 6
+
+
+def test_steps_with_many_pauses_stay_few_in_the_table():
+    from helpers.plots import serving as plots
+
+    steps = Activity("FP16", tuple(record(10.0 * n, 1.0) for n in range(500))).steps
+    assert [len(plots.stretches(steps, most)) <= most for most in (12, 300)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("long", "told"),
+    [
+        ({"prompts": 32, "prompt_tokens": 1932}, "The longest step took 5.4 s: it read 32 prompts, 1,932 tokens."),
+        ({"prompts": 1, "prompt_tokens": None}, "The longest step took 5.4 s: it read 1 prompt."),
+        ({"prompts": 0, "prompt_tokens": 0}, "The longest step took 5.4 s, and it read no prompt."),
+        ({}, "The longest step took 5.4 s."),
+    ],
+)
+def test_a_step_that_stands_out_is_told(long, told):
+    short = [record(106.0 + n / 10, 0.05) for n in range(9)]
+    assert Activity("FP16", (record(105.4, 5.4, **long), *short)).sentence.endswith(f" (12%). {told}")
+    assert "longest" not in Activity("FP16", tuple(short)).sentence
+    assert "longest" not in Activity("FP16", (record(105.4, 5.4, **long),)).sentence
 
 
 def test_a_while_without_steps_is_told_as_such(make):
@@ -277,8 +340,39 @@ def test_two_at_once_have_ports_of_their_own(make):
     assert one.port != other.port and one.status().ready and other.status().ready
     assert (one.model, other.model) == ("openvino-fp16", "openvino-fp8")
     assert serving.endpoints() == (one, other)
-    serving.stop_all()
+    os.kill(other.pid, signal.SIGKILL)
+    until(lambda: not other.running, 5)
+    told = serving.stop_all()
     assert serving.endpoints() == ()
+    assert [tuple(row) for row in told.rows] == [(one.title, one.url, "stopped"), (other.title, other.url, EARLIER)]
+    assert told.note == "2 endpoints stopped."
+    assert serving.stop_all().note == "No endpoint ran."
+    line = f"{one.title}: stopped. It answered at {one.url}. Start it again with restart()."
+    assert repr([one.status(), one.status()]) == f"[{line}, {line}]"
+
+
+EARLIER = "had ended by itself"
+
+
+def test_a_server_can_be_stopped_while_it_starts(make, pids):
+    made, told = make("hangs"), []
+
+    def start() -> None:
+        with pytest.raises(WorkshopError) as refused:
+            made.start()
+        told.append(str(refused.value))
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    pids.wait(2)
+    assert "starting" in str(made)
+    began = time.monotonic()
+    serving.stop_all()
+    assert time.monotonic() - began < 4
+    starting.join(5)
+    assert told == [f"The server of {made.title} was stopped before it answered. start() starts it again."]
+    assert made.status().state == "stopped" and threads_of(made) == []
+    pids.all_gone(2)
 
 
 def test_a_port_that_is_taken_is_one_sentence_with_who_holds_it(make):

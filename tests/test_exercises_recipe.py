@@ -34,21 +34,24 @@ def redone(kind="title"):
 def test_the_stages_of_a_larger_batch_are_those_of_the_comparison():
     assert redone("kind") == ["engine", "serve"]
     card = check_recipe_change(redone())
-    assert card.note.startswith("Right. Kept: ")
-    assert "quantization" in card.note
+    assert card.note == (
+        "Right: the build. The server starts again too, as it reads the new engine. "
+        "Kept: installation, download, quantization."
+    )
     assert "--max_batch_size" in card.facts["build"]
 
 
 def test_names_are_taken_in_any_order_case_and_container():
-    for answer in (set(redone()), "Server, BUILD", tuple(redone("kind")), ["serve", "build", "build"]):
-        assert check_recipe_change(answer).note.startswith("Right. ")
+    for answer in (set(redone()), "Server, BUILD", tuple(redone("kind")), ["serve", "build", "build"], "build"):
+        assert check_recipe_change(answer).note.startswith("Right: the build. ")
 
 
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (["build"], "The server is done again too: it reads the new build."),
-        (["build", "server", "quantization"], "The quantization is kept: the same command reads the same."),
+        (["server"], "The build is done again too: its command changes: --max_batch_size."),
+        (["build", "server", "quantization"], "quantization is kept: its command and its inputs do not change."),
+        (["build", "download"], "The download is kept: its command and its inputs do not change."),
         ([], "The build is done again too: its command changes"),
         (["compile"], "There is no stage 'compile' here. The stages are installation, download, quantization, build"),
         (7, "There is no stage '7' here."),
@@ -65,14 +68,29 @@ def test_a_wrong_stage_is_told_with_its_reason(answer, told):
 TALK = recipe.load("tinyllama-int8-a10g-talk")
 
 
-@pytest.mark.parametrize("lengths", [(1000, 1000), (1024, 1024), (1000, 500), (1548, 500), (1000, 1048)])
-def test_several_lengths_are_right_and_told_with_the_planners_numbers(lengths):
+def planned(*lengths):
+    """The planner's own answer for 512 requests of these lengths."""
+    return rules.fit(TALK.changed(max_batch_size=512, max_input_len=lengths[0], max_output_len=lengths[1])).requests
+
+
+@pytest.mark.parametrize("lengths", [(1000, 100), (1000, 400), (1250, 150), (1300, 100)])
+def test_several_lengths_are_right_and_told_with_the_planners_number(lengths):
     card = check_talk_recipe(*lengths)
-    plan = rules.fit(TALK.changed(max_input_len=lengths[0], max_output_len=lengths[1]))
-    assert card.note.startswith("Right. ")
-    assert f"{plan.largest_batch:,} such requests" in card.note
-    assert card.facts["requests that fit"].startswith(f"{plan.requests:,} ")
-    assert ("none is left" in card.note) is (sum(lengths) == 2048)
+    assert card.note.startswith("Right. predicted: all 512 fit at full length.")
+    assert card.facts["predicted: requests that fit"] == f"{planned(*lengths):,} at full length, and 512 are asked for"
+    assert f"{2048 - sum(lengths):,} of the 2,048 positions are not used" in card.note
+
+
+def test_memory_binds_and_not_only_the_positions():
+    assert [planned(1000, 1000), planned(1000, 500), planned(1000, 100)] == [366, 491, 659], "as the module says"
+    card = check_talk_recipe(1000, 1000)
+    assert "2,000 tokens, and the model has 2,048" in card.facts["prompt and answer"]
+    assert card.note == "Not yet. 146 of the 512 do not fit: shorter requests leave room for more."
+
+
+def test_the_title_states_every_condition():
+    title = check_talk_recipe().title
+    assert all(part in title for part in ("512", "at least 1,000", "at least 100", "2,048 positions", "full length"))
 
 
 @pytest.mark.parametrize(
@@ -80,8 +98,8 @@ def test_several_lengths_are_right_and_told_with_the_planners_numbers(lengths):
     [
         ((2000, 2000), "= 4,000 tokens, and TinyLlama has 2,048 positions"),
         ((1549, 500), "= 2,049 tokens"),
-        ((999, 1000), "max_input_len is 1 too small"),
-        ((1000, 499), "max_output_len is 1 too small"),
+        ((999, 200), "max_input_len is 1 too small"),
+        ((1000, 99), "max_output_len is 1 too small"),
         ((100_000, 100_000), "So a prompt has to fit into one step"),
         ((0, 1000), "max_input_len: found 0"),
         (("1000", 1000), "max_input_len: found '1000'"),
@@ -108,7 +126,9 @@ def test_the_three_refused_fields_are_right_and_the_server_says_why():
     card = check_request(REFUSED)
     assert card.note.startswith("Right. ")
     assert list(card.facts) == ["your answer", *REFUSED]
-    assert "max_tokens asks for 4000; together at most 2000 fit" in card.facts["max_tokens"]
+    assert "max_tokens asks for 4,000; this server takes 2,000" in card.facts["max_tokens"]
+    assert card.note.endswith(" model passes: this server does not compare names.")
+    assert "at most 2,000 tokens, prompt and answer together" in card.title
     assert "Unknown field 'max_new_tokens'" in card.facts["max_new_tokens"]
     assert "only be set if stream is true" in card.facts["stream_options"]
 

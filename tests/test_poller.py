@@ -168,6 +168,15 @@ def test_records_without_a_time_are_spread_by_what_their_steps_took(file):
     assert [one.time for one in poller.read(file)] == [49.8, 49.9, 50.0]
 
 
+def test_a_record_tells_how_long_its_step_took_and_what_it_read():
+    batch = {"numContextRequests": 32, "numCtxTokens": 1932}
+    record = Record.of(told(1, 1, iterLatencyMS=5400.0, inflightBatchingStats=batch), 50.0)
+    assert (record.latency, record.prompts, record.prompt_tokens) == (5.4, 32, 1932)
+    for wrong in (0, -1, None, "5", True, float("nan"), 1e12):
+        assert Record.of({"iterLatencyMS": wrong}, 50.0).latency is None
+    assert Record.of({}, 50.0).prompts is None
+
+
 def test_blocks_are_worked_out_where_two_of_three_are_told():
     assert Record.of({"kvCacheStats": {"usedNumBlocks": 3, "freeNumBlocks": 5}}, 0.0).kv_blocks == 8
     assert Record.of({"kvCacheStats": {"usedNumBlocks": 3, "maxNumBlocks": 5}}, 0.0).kv_free == 2

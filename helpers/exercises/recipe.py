@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from helpers.cards import Card
 from helpers.errors import WorkshopError
+from helpers.recipe.diff import SERVER
 from helpers.workspace import DATA
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from helpers.recipe.diff import Redone
 
 _CHANGED, _FIELD, _TO = "tinyllama-fp8-rtx-4090", "max_batch_size", 128  # in the first exercise
-_LENGTHS, _PROMPT, _ANSWER = "tinyllama-int8-a10g-talk", 1000, 500  # in the second
+_LENGTHS, _PROMPT, _ANSWER = "tinyllama-int8-a10g-talk", 1000, 100  # in the second
+_BATCH = 512
+"""Requests in the second exercise, so many that memory binds and not only the positions. predicted: of 1,000 + 1,000
+tokens 366 fit into the A10G beside TinyLlama's INT8 weights, of 1,000 + 500 tokens 491, of 1,000 + 100 tokens 659."""
 _SERVED = "bundled-cpu"  # in the third
 
 
@@ -35,7 +39,8 @@ def check_recipe_change(answer: str | Iterable[str] | None = None) -> Card:
     """Which stages does raising max_batch_size from 64 to 128 redo, in the recipe for TinyLlama in FP8 on a 4090?
 
     Args:
-        answer: the names of those stages, such as ``["download", "server"]``; None while there is no answer.
+        answer: the names of those stages, such as ``["download", "quantization"]``; None while there is no answer. The
+            server may be named or left out: it makes nothing that is kept.
     """
     before, stages = _change()
     title = f"{_CHANGED}: {_FIELD} goes from {before} to {_TO}. Which stages are done again?"
@@ -52,13 +57,16 @@ def check_recipe_change(answer: str | Iterable[str] | None = None) -> Card:
     unknown = [name for name in given if name not in stages]
     if unknown:
         return Card(title, facts, f"There is no stage {unknown[0]!r} here. The stages are {every}.")
-    wrong = [_told(name, stage) for name, stage in stages.items() if stage.redone is not (name in given)]
+    made = {name: stage for name, stage in stages.items() if stage.step.kind != SERVER}
+    wrong = [_told(name, stage) for name, stage in made.items() if stage.redone is not (name in given)]
     if wrong:
         return Card(title, facts, f"Not yet. {' '.join(wrong)}")
-    kept = [name for name, stage in stages.items() if not stage.redone]
-    return Card(
-        title, {**facts, **{name: stage.why for name, stage in stages.items()}}, f"Right. Kept: {', '.join(kept)}."
-    )
+    again = " and ".join(name for name, stage in made.items() if stage.redone)
+    kept = ", ".join(name for name, stage in stages.items() if not stage.redone)
+    restarts = any(stage.redone for stage in stages.values() if stage.step.kind == SERVER)
+    server = " The server starts again too, as it reads the new engine." if restarts else ""
+    whys = {name: _why(stage) for name, stage in stages.items()}
+    return Card(title, {**facts, **whys}, f"Right: the {again}.{server} Kept: {kept}.")
 
 
 @cache
@@ -75,38 +83,48 @@ def _change() -> "tuple[int, Mapping[str, Redone]]":
 def _told(name: str, stage: "Redone") -> str:
     """What an answer has wrong about one stage."""
     if stage.redone:
-        return f"The {name} is done again too: {stage.why}."
-    return f"The {name} is kept: {stage.why}."
+        return f"The {name} is done again too: {_why(stage)}."
+    return f"The {name} is kept: {_why(stage)}."
+
+
+def _why(stage: "Redone") -> str:
+    """Why a stage is done again or kept, in words that stand without the table of the comparison."""
+    return stage.why if stage.redone else "its command and its inputs do not change"
 
 
 # --- Lengths -------------------------------------------------------------------------
 
 
 def check_talk_recipe(max_input_len: int | None = None, max_output_len: int | None = None) -> Card:
-    """Mend the talk's recipe: lengths that TinyLlama can read, prompts of 1,000 tokens or more, answers of 500 or more.
+    """Mend the talk's recipe for 512 requests at once: lengths that TinyLlama can read and the A10G has room for.
 
-    A full batch at full length has to fit into the A10G's KV cache too. Several answers are right.
+    Prompts may have 1,000 tokens or more and answers 100 or more, prompt and answer stay within the model's positions,
+    and all 512 requests fit into the KV cache at full length. Several answers are right.
 
     Args:
         max_input_len: tokens of a prompt, at most; None while there is no answer.
         max_output_len: tokens of an answer, at most.
     """
     from helpers import recipe
+    from helpers.recipe import rules
 
     talk = recipe.load(_LENGTHS)
+    shape = rules.shape(talk)
+    assert shape is not None  # TinyLlama is in data/models.toml
     title = (
-        f"The talk's recipe, {_LENGTHS}: lengths that {talk.model} can read, for prompts of {_PROMPT:,} tokens and "
-        f"answers of {_ANSWER:,} at least, so that {talk.max_batch_size} requests fit at full length"
+        f"{_LENGTHS} with max_batch_size {_BATCH:,}: max_input_len at least {_PROMPT:,}, max_output_len at least "
+        f"{_ANSWER:,}, both together within {talk.model}'s {shape.positions:,} positions, and all {_BATCH:,} requests "
+        "in the KV cache at full length"
     )
     if max_input_len is None or max_output_len is None:
         return Card(
             title,
-            note="Not answered yet: give both lengths, such as check_talk_recipe(1500, 1500). The model has only so "
-            "many positions, and a request takes one for each token of its prompt and of its answer.",
+            note="Not answered yet: give both lengths, such as check_talk_recipe(1500, 1500). A request takes a "
+            "position of the model, and room in the KV cache, for each token of its prompt and of its answer.",
         )
     facts = {"your answer": f"max_input_len {max_input_len!r}, max_output_len {max_output_len!r}"}
     try:
-        mended = talk.changed(max_input_len=max_input_len, max_output_len=max_output_len)
+        mended = talk.changed(max_batch_size=_BATCH, max_input_len=max_input_len, max_output_len=max_output_len)
     except WorkshopError as refused:
         return Card(title, facts, str(refused))
     return _judged(title, facts, mended)
@@ -119,28 +137,32 @@ def _judged(title: str, facts: Mapping[str, str], mended: "Recipe") -> Card:
     shape, plan = rules.shape(mended), rules.fit(mended)
     assert shape is not None  # TinyLlama is in data/models.toml
     assert plan is not None
+    room = f"{plan.requests:,} at full length, and {mended.max_batch_size:,} are asked for"
     facts = {
         **facts,
         "prompt and answer": f"{mended.max_seq_len:,} tokens, and the model has {shape.positions:,} positions",
-        "requests that fit": f"{plan.requests:,} at full length, and the batch is {mended.max_batch_size}",
+        "predicted: requests that fit": room,
     }
     wrong = [*_too_short(mended), *(one.text for one in rules.check(mended) if one.field in _JUDGED[one.kind])]
+    if 0 < plan.requests < _BATCH:
+        wrong.append(f"{_BATCH - plan.requests:,} of the {_BATCH:,} do not fit: shorter requests leave room for more.")
     if wrong:
         return Card(title, facts, f"Not yet. {' '.join(wrong)}")
     left = shape.positions - mended.max_seq_len
-    rest = f"{left:,} {'is' if left == 1 else 'are'}" if left else "none is"
-    return Card(
-        title,
-        facts,
-        f"Right. Prompt and answer take {mended.max_seq_len:,} of {shape.positions:,} positions; {rest} left. "
-        f"predicted: the A10G could run {plan.largest_batch:,} such requests at once; this engine is built for "
-        f"{mended.max_batch_size}.",
-    )
+    free = f" {left:,} of the {shape.positions:,} positions are not used: memory sets the limit here." if left else ""
+    return Card(title, facts, f"Right. predicted: all {_BATCH:,} fit at full length.{free}")
 
 
 _SIZES = frozenset({"max_input_len", "max_output_len", "max_batch_size", "max_num_tokens"})
-_JUDGED: Mapping[str, frozenset[str]] = {"problem": _SIZES | {"gpu"}, "warning": _SIZES, "note": frozenset()}
-"""Which remarks of the rules, by kind, count against an answer: those that lengths can cause."""
+_JUDGED: Mapping[str, frozenset[str]] = {
+    "problem": _SIZES | {"gpu"},
+    "warning": _SIZES - {"max_batch_size"},
+    "note": frozenset(),
+}
+"""Which remarks of the rules, by kind, count against an answer: those that lengths can cause.
+
+How many requests do not fit is said in fewer words than theirs, beside the number that fit.
+"""
 
 
 def _too_short(mended: "Recipe") -> Iterator[str]:
@@ -155,7 +177,7 @@ def _too_short(mended: "Recipe") -> Iterator[str]:
 # --- A request -----------------------------------------------------------------------
 
 REQUEST: Mapping[str, Any] = {
-    "model": "bundled",
+    "model": "TinyLlama",
     "prompt": "Born in north-east France, Soyer trained as a",
     "max_tokens": 4000,
     "max_new_tokens": 32,
@@ -186,8 +208,8 @@ def check_request(fields: str | Iterable[str] | None = None) -> Card:
 
     served = recipe.load(_SERVED)
     title = (
-        f"POST /v1/completions to {_SERVED}, whose requests have at most {served.max_seq_len:,} tokens, prompt and "
-        "answer together: which fields of this body are refused?"
+        f"POST /v1/completions to {_SERVED}, at most {served.max_seq_len:,} tokens, prompt and answer together: which "
+        "fields of this body are refused?"
     )
     body = {name: json.dumps(value) for name, value in REQUEST.items()}
     if fields is None:
@@ -210,8 +232,9 @@ def check_request(fields: str | Iterable[str] | None = None) -> Card:
         ]
         more = f"{len(missed)} more {'is' if len(missed) == 1 else 'are'} refused."
         return Card(title, facts, f"Not yet. {' '.join([*taken, *([more] if missed else [])])}")
+    model = "" if "model" in refused else " model passes: this server does not compare names."
     return Card(
-        title, {**facts, **refused}, "Right. Beside each field stands what the server answers, with status 400."
+        title, {**facts, **refused}, f"Right. Beside each field stands what the server answers, with status 400.{model}"
     )
 
 

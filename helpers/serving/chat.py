@@ -22,6 +22,7 @@ DRAWN_EVERY = 0.1
 
 _ONCE = "One run each says little: notebook 08 measures speeds."
 _LINE = 100  # characters that a terminal's line has room for
+_NO_FP8 = "A CPU has no FP8 arithmetic: numbers are widened before they are multiplied (notebook 04)."
 _ALIKE = 1.1  # a single run cannot tell speeds apart that are closer than this factor
 
 
@@ -164,24 +165,42 @@ class Comparison(Shown):
         """Which was faster and by how much, and whether they wrote the same; both from the answers."""
         if any(reply.ended == INTERRUPTED for reply in self.replies):
             return "An answer was interrupted, so nothing is compared."
-        return f"{self._speed()} {self._text()} {self._way()}"
+        return " ".join(filter(None, (self._speed(), self._why(), self._text(), self._way())))
 
     def _speed(self) -> str:
-        timed = [reply for reply in self.replies if reply.tokens_per_second]
-        if len(timed) < len(self.replies) or len({reply.counted for reply in timed}) > 1:
+        timed = self._timed()
+        if not timed:
             return "The speeds cannot be compared: too few tokens came one by one, or not all were counted alike."
         fast, slow = (choose(timed, key=lambda r: r.tokens_per_second) for choose in (max, min))
         factor = fast.tokens_per_second / slow.tokens_per_second
         if factor < _ALIKE:
             return f"They were about equally fast, {slow.rate} to {fast.rate} after the first: less than 10 % apart."
-        return f"{fast.engine} was {factor:.1f} times as fast as {slow.engine}: {fast.rate} against {slow.rate}."
+        return (
+            f"{_called(fast, 'The engine')} was {factor:.1f} times as fast as {_called(slow, 'the one')}: {fast.rate} "
+            f"against {slow.rate}."
+        )
+
+    def _timed(self) -> Sequence[Reply]:
+        """All answers, if their speeds can be compared; otherwise none."""
+        alike = len({reply.counted for reply in self.replies}) == 1
+        return self.replies if alike and all(reply.tokens_per_second for reply in self.replies) else ()
+
+    def _why(self) -> str:
+        """Why FP8 was not faster than 16 bits, where both ran on a CPU; empty where there is nothing to explain."""
+        of_cpu = [reply for reply in self._timed() if reply.toolchain == "openvino"]
+        eight, sixteen = (
+            [reply.tokens_per_second for reply in of_cpu if reply.precision == precision]
+            for precision in ("fp8", "fp16")
+        )
+        return _NO_FP8 if eight and sixteen and max(eight) < _ALIKE * min(sixteen) else ""
 
     def _text(self) -> str:
         first, parted = self.replies[0], [r for r in self.replies[1:] if r.text != self.replies[0].text]
         if not parted:
             return "All wrote the same text."
         return " ".join(
-            f"{r.engine}'s text parts from {first.engine}'s after {shared_beginning(first.text, r.text)} characters."
+            f"The text of {_called(r)} parts from that of {_called(first, 'the one')} after "
+            f"{shared_beginning(first.text, r.text):,} characters."
             for r in parted
         )
 
@@ -213,7 +232,17 @@ def _against(first: Reply, other: Reply) -> str:
     """Where another's text parts from the first's."""
     if first.text == other.text:
         return "the same text"
-    return f"parts after {shared_beginning(first.text, other.text)} characters"
+    return f"parts after {shared_beginning(first.text, other.text):,} characters"
+
+
+def _called(reply: Reply, engine: str = "the engine") -> str:
+    """What a sentence calls the engine of an answer: by what it has, where its name says that, else by its name."""
+    name = reply.engine
+    if "weights" in name:
+        return f"{engine} with {name}"
+    if "KV cache" in name:
+        return f"{engine} with {'an' if name.startswith(('INT', '8')) else 'a'} {name}"
+    return name
 
 
 def named_apart(replies: Sequence[Reply]) -> list[Reply]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from helpers.cards import ShownAsTable, Table
+from helpers.cards import ShownAsTable, Table, seconds_text
 from helpers.errors import WorkshopError
 
 if TYPE_CHECKING:
@@ -39,6 +39,20 @@ _TOKENS = 24  # in an answer: any engine has room for a prompt and so many
 _OVER_LONG = 150_000  # words in the prompt that no engine takes
 _MOST_STREAMS = 700  # opened to fill a queue; a server that takes all of them has none
 _LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def cut(text: str, most: int = 120) -> str:
+    """A text in at most so many characters, on one line; what is too long ends at a word, with an ellipsis."""
+    line = " ".join(text.split())
+    if len(line) <= most:
+        return line
+    whole = line[:most].rpartition(" ")[0]  # the last word may be cut: it goes
+    return f"{(whole if len(whole) > most // 2 else line[: most - 1]).rstrip(' ,.;:')}…"
+
+
+def duration(seconds: float) -> str:
+    """A time as a person reads it, such as ``34 ms`` or ``2.6 s``."""
+    return f"{seconds * 1000:,.0f} ms" if seconds < 0.9995 else seconds_text(seconds)
 
 
 class Failure(Exception):
@@ -74,11 +88,15 @@ class Report(ShownAsTable):
         url: of the server.
         results: in the order of the checks.
         seconds: that all of them took.
+        asked: which server it was, as that says of itself.
+        real: True if that is ``trtllm-serve``.
     """
 
     url: str
     results: tuple[Result, ...]
     seconds: float = 0.0
+    asked: str = "a server that does not say what it is"
+    real: bool = False
 
     @property
     def failed(self) -> tuple[Result, ...]:
@@ -92,16 +110,17 @@ class Report(ShownAsTable):
 
     @property
     def sentence(self) -> str:
-        """The outcome, counted."""
+        """The outcome, counted, and who was asked."""
         counts = {outcome: sum(one.outcome == outcome for one in self.results) for outcome in (PASSED, FAILED, OPEN)}
-        text = f"{counts[PASSED]} of {len(self.results)} checks passed in {self.seconds:.1f} s"
+        text = f"{counts[PASSED]} of {len(self.results)} checks passed in {duration(self.seconds)}"
         text += f", {counts[FAILED]} failed" if counts[FAILED] else ", none failed"
-        return text + (f", {counts[OPEN]} could not be seen." if counts[OPEN] else ".")
+        text += f", {counts[OPEN]} could not be seen." if counts[OPEN] else "."
+        return f"{text} Asked: {self.asked}.{'' if self.real else ' No trtllm-serve was asked.'}"
 
     def table(self) -> Table:
         """One row a check."""
         rows = [(one.check, one.surface, one.outcome, one.found) for one in self.results]
-        return Table(("check", "whose", "result", "found"), rows, f"Conformance of {self.url}", self.sentence)
+        return Table(("check", "rule of", "result", "found"), rows, f"Conformance of {self.url}", self.sentence)
 
 
 @dataclass
@@ -185,7 +204,7 @@ def unframed(data: bytes, content_type: str) -> list[dict[str, Any]]:
     for event in text.replace("\r\n", "\n")[:-2].split("\n\n"):
         lines = [line for line in event.split("\n") if not line.startswith(":")]
         if len(lines) > 1 or any(not line.startswith("data: ") for line in lines):
-            raise Failure(f"not one line of data and a blank line: {event[:80]!r}")
+            raise Failure(f"not one line of data and a blank line: {cut(event, 80)!r}")
         told += [line.removeprefix("data: ") for line in lines]
     if not told or told[-1] != "[DONE]" or told.count("[DONE]") != 1:
         raise Failure("the stream does not end with exactly one [DONE]")
@@ -198,7 +217,7 @@ def unframed(data: bytes, content_type: str) -> list[dict[str, Any]]:
 def require_status(answer: "httpx.Response", wanted: int, data: bytes | None = None) -> "httpx.Response":
     """Raises Failure for another status, with what the answer says."""
     if answer.status_code != wanted:
-        said = (answer.content if data is None else data).decode(errors="replace")[:160]
+        said = cut((answer.content if data is None else data).decode(errors="replace"), 160)
         raise Failure(f"{answer.status_code}, not {wanted}: {said}")
     return answer
 
@@ -208,8 +227,8 @@ def as_object(answer: "httpx.Response") -> dict[str, Any]:
     try:
         told = answer.json()
     except ValueError:
-        raise Failure(f"no JSON: {answer.text[:80]!r}") from None
-    require(isinstance(told, dict), f"no JSON object: {str(told)[:80]}")
+        raise Failure(f"no JSON: {cut(answer.text, 80)!r}") from None
+    require(isinstance(told, dict), f"no JSON object: {cut(str(told), 80)}")
     return dict(told)
 
 
@@ -222,7 +241,7 @@ def require(holds: bool, otherwise: str) -> None:
 def only_choice(answer: dict[str, Any]) -> dict[str, Any]:
     """The one choice of an answer."""
     choices = answer.get("choices")
-    require(isinstance(choices, list) and len(choices) == 1, f"choices: {str(choices)[:80]}")
+    require(isinstance(choices, list) and len(choices) == 1, f"choices: {cut(str(choices), 80)}")
     return dict(answer["choices"][0])
 
 
@@ -241,7 +260,7 @@ def require_flat_error(answer: "httpx.Response", status: int) -> str:
     """Raises Failure unless an answer is an error in ``trtllm-serve``'s flat shape; gives its message."""
     told = as_object(require_status(answer, status))
     missing = {"object", "message", "type", "code"} - told.keys()
-    require(not missing, f"the error lacks {', '.join(sorted(missing))}: {str(told)[:120]}")
+    require(not missing, f"the error lacks {', '.join(sorted(missing))}: {cut(str(told))}")
     require(told["object"] == "error" and told["code"] == status, f"object {told['object']!r}, code {told['code']!r}")
     return str(told["message"])
 
@@ -265,7 +284,7 @@ def check(text: str, surface: str = TRTLLM) -> Callable[[Check], Check]:
 @check("GET /health is 200 and empty")
 def _health(server: Server) -> str:
     answer = require_status(server.client.get(f"{server.url}/health"), 200)
-    require(answer.content == b"", f"a body of {len(answer.content)} bytes")
+    require(answer.content == b"", f"a body of {len(answer.content):,} bytes")
     return "200, no body"
 
 
@@ -279,8 +298,8 @@ def _version(server: Server) -> str:
 @check("GET /v1/models lists the model")
 def _models(server: Server) -> str:
     told = as_object(require_status(server.client.get(f"{server.url}/v1/models"), 200))
-    require(told.get("object") == "list" and bool(told.get("data")), f"{str(told)[:80]}")
-    require(all(one.get("object") == "model" and one.get("id") for one in told["data"]), f"{str(told)[:120]}")
+    require(told.get("object") == "list" and bool(told.get("data")), f"{cut(str(told), 80)}")
+    require(all(one.get("object") == "model" and one.get("id") for one in told["data"]), f"{cut(str(told))}")
     return ", ".join(str(one["id"]) for one in told["data"])
 
 
@@ -299,7 +318,7 @@ def _completion_stream(server: Server) -> str:
     events = server.events(server.body())
     require(len({one.get("id") for one in events}) == 1, "the id changes within a stream")
     text = "".join(one["choices"][0]["text"] for one in events if one.get("choices"))
-    require(text == server.greedy_text(PROMPTS[0]), f"another text: {text[:60]!r}")
+    require(text == server.greedy_text(PROMPTS[0]), f"another text: {cut(text, 60)!r}")
     reasons = [one["choices"][0].get("finish_reason") for one in events if one.get("choices")]
     require(reasons[-1] == "length" and not any(reasons[:-1]), f"reasons: {reasons[-3:]}")
     return f"{len(events)} events"
@@ -323,7 +342,7 @@ def _chat_stream(server: Server) -> str:
     require(parts[0].get("role") == "assistant", f"first event: {parts[0]}")
     text = "".join(part.get("content") or "" for part in parts)
     whole = only_choice(server.whole(server.chat_body(), "/v1/chat/completions"))["message"]["content"]
-    require(text == whole, f"{text[:40]!r} streamed, {whole[:40]!r} in one piece")
+    require(text == whole, f"{cut(text, 40)!r} streamed, {cut(whole, 40)!r} in one piece")
     return f"{len(events)} events"
 
 
@@ -339,20 +358,20 @@ def _usage_event(server: Server) -> str:
 
 @check("stream_options without stream is refused with 400")
 def _stream_options_alone(server: Server) -> str:
-    return require_flat_error(server.post(server.body(stream_options={"include_usage": True})), 400)[:120]
+    return cut(require_flat_error(server.post(server.body(stream_options={"include_usage": True})), 400))
 
 
 @check("an unknown field is refused with 400, the error flat: object, message, type, code")
 def _unknown_field(server: Server) -> str:
     said = require_flat_error(server.post(server.body(best_off=1)), 400)
     chat = require_flat_error(server.post(server.chat_body(best_off=1), "/v1/chat/completions"), 400)
-    require("best_off" in said and "best_off" in chat, f"the message does not name the field: {said[:120]}")
-    return said[:120]
+    require("best_off" in said and "best_off" in chat, f"the message does not name the field: {cut(said)}")
+    return cut(said)
 
 
 @check("a value of the wrong type is refused with 400")
 def _wrong_type(server: Server) -> str:
-    return require_flat_error(server.post(server.body(max_tokens="many")), 400)[:120]
+    return cut(require_flat_error(server.post(server.body(max_tokens="many")), 400))
 
 
 @check("ignore_eos and max_tokens give exactly as many tokens, and the reason is 'length'")
@@ -392,8 +411,8 @@ def _stop(server: Server) -> str:
     wanted = text[: text.index(f" {word}")].rstrip()
     # Some tokenizers have a word's space in its token and some have not: one of the two is there.
     got, reason, _ = server.completion(prompt, stop=[word, f" {word}"])
-    require(reason == "stop", f"reason {reason!r} for the stop string {word!r}: {got[:60]!r}")
-    require(got.rstrip() == wanted, f"{got[:60]!r} before {word!r}, not {wanted[:60]!r}")
+    require(reason == "stop", f"reason {reason!r} for the stop string {word!r}: {cut(got, 60)!r}")
+    require(got.rstrip() == wanted, f"{cut(got, 60)!r} before {word!r}, not {cut(wanted, 60)!r}")
     return f"ended before {word!r}"
 
 
@@ -410,7 +429,7 @@ def stop_word(text: str) -> str:
 def _over_long(server: Server) -> str:
     said = require_flat_error(server.post(server.body("word " * _OVER_LONG, max_tokens=1)), 400)
     server.healthy()
-    return said[:120]
+    return cut(said)
 
 
 @check("GET /metrics is a list of records with kvCacheStats")
@@ -425,7 +444,7 @@ def _metrics(server: Server) -> str:
             wanted = {"maxNumBlocks", "freeNumBlocks", "usedNumBlocks", "tokensPerBlock"}
             missing = wanted - (records[-1].get("kvCacheStats") or {}).keys()
             require(not missing, f"kvCacheStats lacks {', '.join(sorted(missing))}")
-            return f"{len(records)} records, {records[-1]['kvCacheStats']['maxNumBlocks']:,} KV blocks"
+            return f"{len(records):,} records, {records[-1]['kvCacheStats']['maxNumBlocks']:,} KV blocks"
     raise NotSeen("an empty list: another reader takes the records, or the PyTorch backend keeps none")
 
 
@@ -447,7 +466,7 @@ def _together(server: Server) -> str:
     for number, text in enumerate(texts):
         # Numbers are rounded otherwise in another batch, so a text may part from that of the request alone.
         nearest = max(range(len(alone)), key=lambda other: shared(text, alone[other]))
-        require(shared(text, alone[nearest]) == shared(text, alone[number]), f"prompt {number} got {text[:40]!r}")
+        require(shared(text, alone[nearest]) == shared(text, alone[number]), f"prompt {number} got {cut(text, 40)!r}")
         count = usage_of(streams[number][-1])["completion_tokens"]
         require(count == _TOKENS, f"prompt {number}: {count} tokens")
     same = sum(text == own for text, own in zip(texts, alone, strict=True))
@@ -506,17 +525,17 @@ def _hang_up(server: Server) -> str:
                 answer.read()
                 require_status(answer, 200)
             line = next(answer.iter_lines())
-            require(line.startswith("data: "), f"no stream: {line[:60]!r}")
+            require(line.startswith("data: "), f"no stream: {cut(line, 60)!r}")
     began = time.monotonic()
     server.healthy()
-    return f"three hung up; the next answer came after {time.monotonic() - began:.1f} s"
+    return f"three hung up; the next answer came after {duration(time.monotonic() - began)}"
 
 
 @check("a body that is no JSON is refused with 400", OURS)
 def _no_json(server: Server) -> str:
     headers = {"Content-Type": "application/json"}
     answer = server.client.post(f"{server.url}/v1/completions", content=b'{"model": ', headers=headers)
-    return require_flat_error(answer, 400)[:120]
+    return cut(require_flat_error(answer, 400))
 
 
 @check("a full queue answers 429 with Retry-After, and empties again", OURS)
@@ -526,11 +545,11 @@ def _full_queue(server: Server) -> str:
     while server.post(server.body(max_tokens=1)).status_code == 429 and time.monotonic() < deadline:
         time.sleep(0.1)
     server.healthy()
-    require(told is not None, f"{opened} requests at once were all taken")
+    require(told is not None, f"{opened:,} requests at once were all taken")
     assert told is not None
     said = require_flat_error(told, 429)
     require("retry-after" in told.headers, "no Retry-After")
-    return f"after {opened} requests: {said[:100]}"
+    return f"after {opened:,} requests: {cut(said, 100)}"
 
 
 async def _fill(server: Server) -> "tuple[int, httpx.Response | None]":
@@ -589,10 +608,11 @@ def run(url: str, ours: bool | None = None, timeout: float = 60.0) -> Report:
         server = Server(base, client)
         server.model = _first_model(server)
         also = _is_ours(server) if ours is None else ours
+        asked, real = who(server)
         results = tuple(
             _one(server, text, surface, function) for text, surface, function in CHECKS if surface == TRTLLM or also
         )
-    return Report(base, results, time.monotonic() - began)
+    return Report(base, results, time.monotonic() - began, asked, real)
 
 
 def plain_url(url: str) -> str:
@@ -631,6 +651,33 @@ def _first_model(server: Server) -> str:
         ) from None
 
 
+_NAMES = {"tensorrt_llm": TRTLLM, "openvino": "the CPU server (OpenVINO{})"}
+"""What ``owned_by`` in ``/v1/models`` says, and who that is; the braces are for the version."""
+
+
+def who(server: Server) -> tuple[str, bool]:
+    """Which server this is, by its own ``/version`` and ``owned_by``; and whether it is ``trtllm-serve``."""
+    owner = _told(server, "/v1/models", lambda told: told["data"][0]["owned_by"])
+    number = _told(server, "/version", lambda told: told["version"]).partition("-")[0]  # without the build's name
+    number = number.removesuffix(".0") if number.count(".") == 3 else number  # OpenVINO's last part is always 0
+    version = f" {number}" if number else ""
+    if owner not in _NAMES:
+        whose = f" whose models are owned by {cut(owner, 40)!r}" if owner else " that does not say what it is"
+        return f"a server{whose}{f', version{version}' if version else ''}", False
+    name = _NAMES[owner]
+    return (name.format(version) if "{}" in name else f"{name}{version}"), name == TRTLLM
+
+
+def _told(server: Server, path: str, pick: Callable[[Any], Any]) -> str:
+    """One text of an answer; empty where there is none."""
+    import httpx
+
+    with contextlib.suppress(httpx.HTTPError, ValueError, LookupError, TypeError):
+        told = pick(server.client.get(f"{server.url}{path}").json())
+        return told.strip() if isinstance(told, str) else ""
+    return ""
+
+
 def _is_ours(server: Server) -> bool:
     """True if the server's own description promises a 429."""
     import httpx
@@ -652,11 +699,11 @@ def _one(server: Server, text: str, surface: str, function: Check) -> Result:
     except Failure as why:
         return Result(text, surface, FAILED, str(why))
     except (httpx.HTTPError, LookupError, TypeError, ValueError, AttributeError) as error:
-        return Result(text, surface, FAILED, f"{type(error).__name__}: {error}"[:160])
+        return Result(text, surface, FAILED, cut(f"{type(error).__name__}: {error}", 160))
     except Exception as error:  # the openai package has errors of its own
         if type(error).__module__.partition(".")[0] != "openai":
             raise
-        return Result(text, surface, FAILED, f"{type(error).__name__}: {error}"[:160])
+        return Result(text, surface, FAILED, cut(f"{type(error).__name__}: {error}", 160))
 
 
 @contextlib.contextmanager

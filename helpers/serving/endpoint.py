@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from helpers import keeper, processes, stage, workspace
-from helpers.cards import Card, Shown, bytes_text, seconds_text
+from helpers.cards import Card, Shown, Table, bytes_text, seconds_text
 from helpers.errors import WorkshopError
 from helpers.progress import Bar, Live
 from helpers.serving import poller, ports
@@ -42,7 +42,8 @@ _GPU_RESERVE = 1_000_000_000  # bytes that a second engine needs beside its weig
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 _started: "list[Endpoint]" = []
-_changing = threading.RLock()
+_starting = threading.RLock()  # one start at a time: a second engine has to see the memory that the first one took
+_changing = threading.RLock()  # held for a moment only, so that a server can be stopped while it starts
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,10 +113,15 @@ def endpoints() -> "tuple[Endpoint, ...]":
     return tuple(_started)
 
 
-def stop_all() -> None:
-    """End every endpoint of this process."""
+def stop_all() -> Table:
+    """End every endpoint of this process; gives a table of them."""
+    rows = []
     for endpoint in endpoints():
+        ended = endpoint.pid is not None and not endpoint.running
         endpoint.stop()
+        rows.append((endpoint.title, endpoint.url, "had ended by itself" if ended else STOPPED))
+    count = f"{len(rows)} endpoint{'' if len(rows) == 1 else 's'} stopped" if rows else "No endpoint ran"
+    return Table(("endpoint", "address", "now"), rows, note=f"{count}.")
 
 
 atexit.register(stop_all)
@@ -184,6 +190,11 @@ class Endpoint(Shown):
         return self._process.pid if self._process else None
 
     @property
+    def running(self) -> bool:
+        """True if its process runs, whether or not it answers."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def _address(self) -> tuple[str, int]:
         """Where this machine reaches it."""
         return _EVERYWHERE.get(self.options.host, self.options.host), self.options.port
@@ -196,8 +207,8 @@ class Endpoint(Shown):
         Raises:
             WorkshopError: see :func:`start`.
         """
-        with _changing:
-            if self._process and self._process.poll() is None:
+        with _starting:
+            if self.running:
                 return self
             self._require_room()
             live = Live()
@@ -213,6 +224,18 @@ class Endpoint(Shown):
 
     def _launch(self, live: Live) -> None:
         """One attempt to start it."""
+        words = self._spawn()
+        try:
+            self._wait_until_it_answers(words, live)
+            with _changing:
+                self._require_not_stopped()
+                self._poller = poller.Poller(self._address, self.metrics).start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _spawn(self) -> list[str]:
+        """Start its process; gives the command, for those who read it."""
         host = self.options.host
         port = self._asked or ports.free_port(host)
         if self._asked:
@@ -224,7 +247,7 @@ class Endpoint(Shown):
         self._notes = (*self._notes_of_sharing(), *command.notes)
         self.started_seconds, self._stopped, self._began = None, False, time.time()
         words = _prepared(command, directory)
-        with self.log.open("wb") as told:
+        with _changing, self.log.open("wb") as told:
             self._process = subprocess.Popen(
                 keeper.keeping(words),
                 stdin=subprocess.PIPE,  # only this process holds the other end: the keeper sees it end
@@ -234,13 +257,13 @@ class Endpoint(Shown):
                 env=None if command.environment is None else dict(command.environment),
                 start_new_session=True,
             )
-        _started.append(self)
-        try:
-            self._wait_until_it_answers(words, live)
-        except BaseException:
-            self.stop()
-            raise
-        self._poller = poller.Poller(self._address, self.metrics).start()
+            _started.append(self)
+        return words
+
+    def _require_not_stopped(self) -> None:
+        """Raises WorkshopError where another thread has stopped it while it started."""
+        if self._stopped:
+            raise WorkshopError(f"The server of {self.title} was stopped before it answered. start() starts it again.")
 
     def _wait_until_it_answers(self, words: list[str], live: Live) -> None:
         """Draw the bar until the first token has come.
@@ -255,8 +278,10 @@ class Endpoint(Shown):
         while True:
             elapsed = time.monotonic() - began
             live.show(Bar(title, elapsed, None, doing, details))
+            self._require_not_stopped()
             assert self._process is not None
             if self._process.poll() is not None:
+                self._require_not_stopped()  # it may have been stopped between the two looks
                 self._fail(_ending_of(self._process.returncode))
             if elapsed > self._limit:
                 self._fail(f"did not answer within its limit of {self._limit:g} s")
@@ -351,7 +376,7 @@ class Endpoint(Shown):
         Raises:
             WorkshopError: see :func:`start`.
         """
-        with _changing:
+        with _starting:
             self.stop()
             asked, port = self._asked, self.port
             if not asked and port and ports.is_free(self.options.host, port):
@@ -395,7 +420,7 @@ class Endpoint(Shown):
         """The state, and what to do about it."""
         process = self._process
         if self._stopped or process is None:
-            return STOPPED, "start it with restart()."
+            return STOPPED, "Start it again with restart()."
         if process.poll() is not None:
             lines = "".join(f"  | {line}\n" for line in stage.telling_lines(self.log_text(), 3))
             return f"{DIED}: {_ending_of(process.returncode)}", f"Its log ends:\n{lines}restart() starts it again."

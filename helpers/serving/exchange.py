@@ -17,7 +17,7 @@ from helpers.serving.reply import COUNTS, INTERRUPTED, Asked, ChatError, Reply
 
 
 class Endpoint(Protocol):
-    """A server to ask. What else it has is used where it is there: ``title`` or ``engine.title``, ``status()``."""
+    """A server to ask. What else it has is used where it is there: ``title``, ``engine``, ``status()``."""
 
     @property
     def url(self) -> str:
@@ -32,6 +32,11 @@ def title(endpoint: Endpoint) -> str:
     """What a person calls the endpoint: its own title, its engine's, or the model's name."""
     own = getattr(endpoint, "title", "") or getattr(getattr(endpoint, "engine", None), "title", "")
     return str(own or endpoint.model)
+
+
+def _of_engine(endpoint: Endpoint, name: str) -> str:
+    """What an endpoint's engine says of itself; empty for an endpoint that is only an address."""
+    return str(getattr(getattr(endpoint, "engine", None), name, ""))
 
 
 class _EventError(Exception):
@@ -103,6 +108,8 @@ class Exchange:
             counted=tokens is not None or not chunks,
             chat=asked.chat,
             first_tokens=self._first_tokens,
+            toolchain=_of_engine(self.endpoint, "toolchain"),
+            precision=_of_engine(self.endpoint, "precision"),
         )
 
     def result(self) -> Reply:

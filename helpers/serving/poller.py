@@ -27,6 +27,7 @@ _PAUSE = 0.2  # seconds between two questions: often enough for a live view, and
 _PAUSE_GONE = 0.5  # after a question that got no answer: the server may be starting again
 _TIMES = ("%m-%d-%Y %H:%M:%S.%f", "%Y-%m-%d %H:%M:%S.%f", "%m-%d-%Y %H:%M:%S", "%Y-%m-%d %H:%M:%S")
 _CREDIBLE = 30.0  # seconds by which a record's own time may differ from its arrival's; more is another clock's
+_LONGEST_MS = 600_000  # a longer step is a clock that was set, or no duration at all
 _TAIL = 65_536  # bytes at a file's end in which its last record is looked for first
 
 
@@ -35,12 +36,15 @@ class Record:
     """What an engine told of one iteration; None for what it did not tell.
 
     Attributes:
-        time: when, in seconds since 1970: the record's own where it tells, else when it came.
+        time: when the step ended, in seconds since 1970: the record's own where it tells, else when it came.
         active: requests that the engine works on.
         queued: requests that wait for it.
         paused: requests that had to give up their blocks in this iteration.
         kv_used, kv_free, kv_blocks: blocks of the KV cache; ``kv_blocks`` are all of them.
         tokens_per_block: tokens that a block holds.
+        latency: seconds that the step took.
+        prompts: requests whose prompts it read.
+        prompt_tokens: tokens of those prompts that it read.
         raw: the record as it came.
     """
 
@@ -52,6 +56,9 @@ class Record:
     kv_free: int | None = None
     kv_blocks: int | None = None
     tokens_per_block: int | None = None
+    latency: float | None = None
+    prompts: int | None = None
+    prompt_tokens: int | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
@@ -72,6 +79,9 @@ class Record:
             kv_free=free,
             kv_blocks=blocks,
             tokens_per_block=_count(cache.get("tokensPerBlock")),
+            latency=_latency(told),
+            prompts=_count(batch.get("numContextRequests")),
+            prompt_tokens=_count(batch.get("numCtxTokens")),
             raw=told,
         )
 
@@ -232,9 +242,15 @@ def _times(records: list[dict[str, Any]], arrived: float) -> list[float]:
         if own is None or not arrived - _CREDIBLE < own < arrived + 1:
             own = later
         times.append(min(own, later))
-        latency = told.get("iterLatencyMS")
-        later = min(own, later) - (latency / 1000 if isinstance(latency, int | float) and 0 < latency < 60_000 else 0)
+        later = min(own, later) - (_latency(told) or 0.0)
     return times[::-1]
+
+
+def _latency(told: Mapping[str, Any]) -> float | None:
+    """Seconds that a record's step took; None where it does not tell, or tells what no step takes."""
+    latency = told.get("iterLatencyMS")
+    known = isinstance(latency, int | float) and not isinstance(latency, bool) and 0 < latency < _LONGEST_MS
+    return latency / 1000 if known and latency is not None else None
 
 
 def _time(told: Any) -> float | None:

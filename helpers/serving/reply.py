@@ -127,6 +127,8 @@ class Reply(Shown):
         chat: False where the text continues the prompt.
         first_tokens: tokens that came with the first read. More than one means that this machine, or the way to the
             server, was too busy to time the first token: it was there at :attr:`ttft`, or before.
+        toolchain: of the engine, such as ``openvino``; empty where the endpoint does not tell.
+        precision: of the engine's weights, such as ``fp8``; empty likewise.
     """
 
     prompt: str
@@ -143,6 +145,8 @@ class Reply(Shown):
     counted: bool = True
     chat: bool = True
     first_tokens: int = 1
+    toolchain: str = ""
+    precision: str = ""
 
     @property
     def tokens_per_second(self) -> float:
@@ -162,9 +166,20 @@ class Reply(Shown):
 
     @property
     def ttft_text(self) -> str:
-        """The time to first token, with its unit; a dash where none came."""
-        most = "at most " if self.first_tokens > 1 else ""
+        """The time to first token, with its unit; a dash where none came.
+
+        Where several tokens came with the first read, the first of them was made before it was read: by about the time
+        that the others took. "At most" says so where that is more than a tenth of the time shown, or is not known.
+        """
+        most = "at most " if self._read_late else ""
         return "–" if self.ttft is None else f"{most}{self.ttft * 1000:,.0f} ms"
+
+    @property
+    def _read_late(self) -> bool:
+        """True if the first token may have been there well before it was read."""
+        if self.first_tokens <= 1 or self.ttft is None:
+            return False
+        return not self.tokens_per_second or (self.first_tokens - 1) / self.tokens_per_second > self.ttft / 10
 
     @property
     def amount(self) -> str:

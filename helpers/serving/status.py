@@ -3,6 +3,7 @@
 import html
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import median
 from typing import TYPE_CHECKING
 
 from helpers.cards import Card, Shown, seconds_text
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
 
 STARTING, READY, NOT_ANSWERING, STOPPED, DIED = "starting", "ready", "not answering", "stopped", "died"
 
+PAUSE = 0.1
+"""Seconds between two steps from which the engine was idle; a shorter time is the work between them."""
+
+_NEAR = 1.0  # seconds since the record before within which a step of unknown length began with that one's end
+_SLOW = 0.1  # seconds: whoever reads along does not notice a shorter step
+_STANDS_OUT = 5.0  # times the median of the others
 _WIDTH = 20  # marks in a bar of text
 _FRESH = 3.0  # seconds after which a record is no longer what happens now
 
@@ -84,6 +91,12 @@ class Status(Shown):
         blocks = f"{_told(self.kv_used)} of {_told(self.kv_blocks)} KV blocks used"
         return f"{self.title}: {self.state}, {_told(self.active)} active, {_told(self.queued)} queued, {blocks}"
 
+    def __repr__(self) -> str:
+        """The card; what has been stopped is one line with all that there is to say, which reads well in a list."""
+        if self.state != STOPPED:
+            return str(self)
+        return f"{self.title}: {self.state}. It answered at {self.url}. {self.note}".rstrip()
+
     def card(self) -> Card:
         """The moment as a list of facts."""
         facts = {"address": self.url}
@@ -103,10 +116,11 @@ class Status(Shown):
             "KV blocks used": _of(self.kv_used, self.kv_blocks, free),
         }
         age = self.age or 0.0
-        facts["told"] = f"{seconds_text(age)} ago"
+        facts["last report"] = f"{seconds_text(age)} ago"
         if age > _FRESH:
             idle = self.active == 0 and not self.queued
-            facts["told"] += ", when it became idle" if idle else ", and no step since: it is idle, or in one long step"
+            since = "when it became idle" if idle else "and no step since: it is idle, or in one long step"
+            facts["last report"] += f", {since}"
         return facts
 
     def __str__(self) -> str:
@@ -152,9 +166,32 @@ class Moment(Bar):
         return self.status._repr_html_() if self.status else super()._repr_html_()
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of an engine, on the clock of an activity.
+
+    Attributes:
+        begin, end: seconds since the first step began. They are the same where nobody knows how long it took.
+        active, queued, kv_used: as its record tells; 0 for what was not told.
+    """
+
+    begin: float
+    end: float
+    active: int = 0
+    queued: int = 0
+    kv_used: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.end - self.begin
+
+
 @dataclass(frozen=True, repr=False)
 class Activity(Shown):
     """What an engine did over a while: requests and blocks of its KV cache.
+
+    A record comes at its step's end, and tells what the step worked on: it counts for the time that the step took.
 
     Attributes:
         title: the engine, as a person writes it.
@@ -168,8 +205,53 @@ class Activity(Shown):
 
     @property
     def seconds(self) -> float:
-        """From the first record to the last."""
-        return self.records[-1].time - self.records[0].time if self.records else 0.0
+        """From the begin of the first step to the end of the last."""
+        return self.steps[-1].end if self.steps else 0.0
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """What each record tells of, and from when to when; without a latency since the record before, if that is near.
+
+        Between two steps the engine is idle, unless they are less than :data:`PAUSE` apart.
+        """
+        spans: list[tuple[float, float]] = []
+        for record in self.records:
+            before = spans[-1][1] if spans else None
+            if record.latency is not None:
+                begin = record.time - record.latency
+            else:
+                begin = before if before is not None and record.time - before <= _NEAR else record.time
+            begin = begin if before is None else max(begin, before)  # steps come one after the other
+            spans.append((begin, max(begin, record.time)))
+        return tuple(
+            Step(begin - spans[0][0], end - spans[0][0], one.active or 0, one.queued or 0, one.kv_used or 0)
+            for one, (begin, end) in zip(self.records, spans, strict=True)
+        )
+
+    @property
+    def longest(self) -> "Record | None":
+        """The record of the longest step, where it stands out among the others; None where it does not."""
+        timed = [one for one in self.records if one.latency]
+        if len(timed) < 2:
+            return None
+        longest = max(timed, key=lambda one: one.latency or 0.0)
+        usual = median(one.latency or 0.0 for one in timed if one is not longest)
+        took = longest.latency or 0.0
+        return longest if took >= _SLOW and took >= _STANDS_OUT * usual else None
+
+    def _longest_sentence(self) -> str:
+        """What the longest step did, as far as it tells; empty where none stands out."""
+        longest = self.longest
+        if longest is None:
+            return ""
+        text = f" The longest step took {seconds_text(longest.latency or 0.0)}"
+        if longest.prompts is None:
+            return f"{text}."
+        if not longest.prompts:
+            return f"{text}, and it read no prompt."
+        text += f": it read {longest.prompts:,} prompt{'' if longest.prompts == 1 else 's'}"
+        tokens = longest.prompt_tokens
+        return f"{text}, {tokens:,} token{'' if tokens == 1 else 's'}." if tokens else f"{text}."
 
     @property
     def most_active(self) -> int:
@@ -199,10 +281,9 @@ class Activity(Shown):
             share = self.most_kv_used / blocks
             percent = "under 1%" if 0 < share < 0.01 else f"{share:.0%}"
             cache = f" At most {self.most_kv_used:,} of {blocks:,} KV blocks were in use ({percent})."
-        return (
-            f"{self.title}: {len(self.records):,} steps in {seconds_text(self.seconds)}; up to {self.most_active:,} "
-            f"requests ran at once{most}, and {waited}.{cache}"
-        )
+        steps = f"{len(self.records):,} step{'' if len(self.records) == 1 else 's'} in {seconds_text(self.seconds)}"
+        ran = f"up to {self.most_active:,} request{'' if self.most_active == 1 else 's'} ran at once{most}"
+        return f"{self.title}: {steps}; {ran}, and {waited}.{cache}{self._longest_sentence()}"
 
     @cached_property
     def picture(self) -> "Picture | None":
