@@ -481,7 +481,7 @@ def test_an_endpoint_in_a_kernel_shows_one_card_and_dies_with_it(tmp_path, pids)
         shown = kernel.run("made.watch(0.6);")
         assert shown.shown["text/plain"].startswith("FP16") and len(shown.updates) >= 2
         shown = kernel.run("import time\nwith made.watching(0.1):\n    time.sleep(0.5)")
-        assert shown.error is None and shown.shown["text/plain"].startswith("FP16") and len(shown.updates) >= 2
+        assert shown.error is None and len(shown.updates) >= 2 and "FP16" in shown.shown["text/plain"]
         assert len(pids.alive()) == 2
         os.kill(kernel.pid, signal.SIGKILL)
         pids.all_gone(5)

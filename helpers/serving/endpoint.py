@@ -12,7 +12,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +37,7 @@ METRICS = "metrics.jsonl"
 _PATIENCE = {"openvino": 120.0, "tensorrt_llm": 900.0}  # seconds for a start; a large engine is read from a slow disk
 _LOOK = 0.15  # seconds between two looks at a server that starts
 _FIRST_ANSWER = 60.0  # seconds that the first token may take: kernels may be prepared with it
+_LAST_WORD = 1.0  # seconds for the record that says that all is idle again
 _ATTEMPTS = 3  # free ports that are tried: another process may take one before the server does
 _GPU_RESERVE = 1_000_000_000  # bytes that a second engine needs beside its weights, about: CUDA's own and activations
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
@@ -511,16 +512,23 @@ class Endpoint(Shown):
         timer.daemon = True
         timer.start()
         with contextlib.suppress(KeyboardInterrupt):
-            self._show_until(ended, Live(), every)
+            self._show_until(ended, Live(), every, self.status)
         timer.cancel()
         return self.activity(began)
 
     @contextlib.contextmanager
     def watching(self, every: float = 0.25) -> Iterator[None]:
-        """Show what the engine does while a cell sends it requests: ``with endpoint.watching(): ...``."""
-        ended, live = threading.Event(), Live()
+        """Show what the engine does while a cell sends it requests, and what it did at the end.
+
+        ``with endpoint.watching(): ...``
+        """
+        ended, live, began = threading.Event(), Live(), time.time()
         live.show(self._moment())
-        thread = threading.Thread(target=self._show_until, args=(ended, live, every), daemon=True)
+
+        def last() -> Activity:
+            return self._settled(began)
+
+        thread = threading.Thread(target=self._show_until, args=(ended, live, every, last), daemon=True)
         thread.start()
         try:
             yield
@@ -528,14 +536,24 @@ class Endpoint(Shown):
             ended.set()
             thread.join(3)
 
-    def _show_until(self, ended: threading.Event, live: Live, every: float) -> None:
-        """Draw the moment again and again; at last its status stays."""
+    def _show_until(self, ended: threading.Event, live: Live, every: float, last: Callable[[], Shown]) -> None:
+        """Draw the moment again and again; what ``last`` gives stays."""
         while True:
             moment = self._moment()
             live.show(moment)
             if not (moment.status and moment.status.alive) or ended.wait(every):
                 break
-        live.finish(self.status())
+        live.finish(last())
+
+    def _settled(self, began: float) -> Activity:
+        """What the engine did since ``began``, once its last record says that nothing runs or waits."""
+        deadline = time.monotonic() + _LAST_WORD
+        while time.monotonic() < deadline:
+            record = poller.last(self.metrics)
+            if record is not None and not record.active and not record.queued:
+                break
+            time.sleep(0.05)
+        return self.activity(began)
 
     def _moment(self) -> Moment:
         """What is drawn in place."""
