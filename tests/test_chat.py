@@ -5,6 +5,7 @@ import queue
 import re
 import socket
 import threading
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -341,6 +342,31 @@ def test_a_refusal_is_told_in_the_servers_words(code, message, advice):
     caught = problem(lambda stream, _: stream.refuse(code, message))
     assert f"FP16 refused the request ({code}): {message}. " in str(caught) and advice in str(caught)
     assert caught.code == code
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        *({"choices": [{"index": 0}]}, {"choices": [{"index": 0, "delta": None}]}, {"choices": "abc"}),
+        *({"choices": [], "usage": {"completion_tokens": "many"}}, [1], "x", None, 7),
+    ],
+    ids=str,
+)
+def test_an_event_of_another_shape_is_told_and_raises_no_error_of_pythons_own(event):
+    def script(stream, _):
+        stream.open()
+        send(stream, ["one"])
+        stream.event(event)
+        stream.end()
+
+    caught = problem(script)
+    assert isinstance(caught, ChatError) and caught.reply.text.startswith("one")
+    assert caught.reply.ended in ("nonsense", "a broken stream", "an error")
+
+
+def test_an_address_that_cannot_be_is_told():
+    with pytest.raises(ChatError, match=r"FP16 cannot be asked|No server answers at"):
+        chat.ask(SimpleNamespace(url="http://127.0.0.1:99999/v1", model="m", title="FP16"), "Hello", show=False)
 
 
 def test_a_page_that_is_no_answer_is_told():

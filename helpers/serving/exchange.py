@@ -156,7 +156,10 @@ class Exchange:
             stream = await self._open(client)
             async with stream:
                 async for chunk in stream:
-                    self._take(chunk)
+                    try:
+                        self._take(chunk)
+                    except (AttributeError, TypeError) as odd:
+                        raise ValueError(f"an event is not as an answer's are ({odd})") from None
         if not self._finish:
             raise _CutOffError
 
@@ -265,7 +268,8 @@ def _told(problem: Exception, reply: Reply, endpoint: Endpoint, time_limit: floa
             "nonsense",
             None,
         )
-    raise problem
+    what = " ".join(str(problem).split()) or type(problem).__name__
+    return f"{name} cannot be asked: {what[:200]}. See that {endpoint.url} is right.{kept}", "a failure", None
 
 
 def _refusal(problem: Any, name: str) -> str:
