@@ -19,7 +19,7 @@ from tools.run_notebooks import private_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 # Fixtures that set WORKSHOP_HOME themselves, to a workspace that several tests share because it is slow to fill.
-SHARED = {"shared_home", "made_by_notebooks"}
+SHARED = {"shared_home", "made_by_notebooks", "in_order"}
 
 
 @pytest.fixture(autouse=True)
@@ -190,3 +190,13 @@ def made_by_notebooks(
     command = [sys.executable, "-m", "tools.run_notebooks", "--only", "04", "--out"]
     command.append(str(tmp_path_factory.mktemp("pages")))
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def in_order(
+    made_by_notebooks: "subprocess.CompletedProcess[str]", tmp_path_factory: pytest.TempPathFactory
+) -> "tuple[Path, subprocess.CompletedProcess[str]]":
+    """All notebooks run in order in the shared workspace: the folder of the pages, and what the runner said."""
+    out = tmp_path_factory.mktemp("in-order")
+    command = [sys.executable, "-m", "tools.run_notebooks", "--out", str(out)]
+    return out, subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from helpers.teaching import notebooks
-from helpers.workspace import REPOSITORY
 
 # The first test may be the one that fills the shared workspace, which takes minutes on a small machine.
 pytestmark = [pytest.mark.notebooks, pytest.mark.timeout(900)]
@@ -105,12 +103,11 @@ def program() -> str:
 
 @pytest.fixture(scope="module")
 def browser(
-    made_by_notebooks: "subprocess.CompletedProcess[str]", tmp_path_factory: pytest.TempPathFactory
+    in_order: "tuple[Path, subprocess.CompletedProcess[str]]", tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Browser]:
-    """A browser, and the pages of a run of all notebooks in a workspace where everything was made earlier."""
-    found, pages = program(), tmp_path_factory.mktemp("browser-pages")
-    command = [sys.executable, "-m", "tools.run_notebooks", "--out", str(pages)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    """A browser, and a copy of the pages of a run of all notebooks."""
+    found, pages, done = program(), tmp_path_factory.mktemp("browser") / "pages", in_order[1]
+    shutil.copytree(in_order[0], pages)
     assert done.returncode == 0, done.stdout + done.stderr
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(pages)))
     threading.Thread(target=server.serve_forever, daemon=True).start()

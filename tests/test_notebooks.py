@@ -2,49 +2,30 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
-from helpers import workspace
 from helpers.teaching import notebooks
 
 pytestmark = pytest.mark.notebooks
-
-
-def run(out, *only):
-    """``make workshop`` without the set-up, on some notebooks."""
-    command = [sys.executable, "-m", "tools.run_notebooks", "--out", str(out)]
-    command += ["--only", *only] if only else []
-    return subprocess.run(command, cwd=workspace.REPOSITORY, capture_output=True, text=True)
 
 
 def test_notebook_04_makes_all_it_needs_from_nothing(made_by_notebooks):
     assert made_by_notebooks.returncode == 0, made_by_notebooks.stdout + made_by_notebooks.stderr
 
 
-@pytest.mark.parametrize("number", [notebook.name[:2] for notebook in notebooks()])
-def test_each_notebook_runs_alone(made_by_notebooks, tmp_path, number):
-    done = run(tmp_path, number)
+def cells_of(in_order, name):
+    """The cells of an executed notebook."""
+    out, done = in_order
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def in_order(made_by_notebooks, tmp_path_factory):
-    """All notebooks run in order: the folder of the pages, and what the runner said."""
-    out = tmp_path_factory.mktemp("in-order")
-    return out, run(out)
+    return json.loads((out / "notebooks" / f"{name}.ipynb").read_text())["cells"]
 
 
 def shown(in_order, name):
     """Everything that an executed notebook shows, as plain text."""
-    out, done = in_order
-    assert done.returncode == 0, done.stdout + done.stderr
-    cells = json.loads((out / "notebooks" / f"{name}.ipynb").read_text())["cells"]
     return [
         "".join(output["data"].get("text/plain", ""))
-        for cell in cells
+        for cell in cells_of(in_order, name)
         for output in cell.get("outputs", ())
         if "data" in output
     ]
@@ -84,3 +65,13 @@ def test_two_and_four_ranks_answer_as_one_and_hold_what_was_predicted(in_order):
     assert "The prediction is exact. Whole on every rank: model.embed_tokens" in text
     assert re.search(r"^1 of 2 +[\d,]+ +\d+\.\d\d MB", text, re.MULTILINE)
     assert "each is the whole again, byte for byte" in text
+
+
+def test_a_recipe_is_served_and_the_server_answers_as_trtllm_serve_does(in_order):
+    text = "\n".join(shown(in_order, "07_build_from_config"))
+    assert re.search(r"^(\d+) of \1 checks passed in [\d.]+ s, none failed", text, re.MULTILINE)
+    assert re.search(r"^(The engine with|They were|All were).*", text, re.MULTILINE)
+    running = re.search(r"up to (\d+) requests ran at once of 32 that may, and up to (\d+) waited", text)
+    assert running and int(running[1]) == 32 and int(running[2]) > 0
+    assert "Did you mean 'max_batch_size'?" in json.dumps(cells_of(in_order, "07_build_from_config"))
+    assert text.count("stopped") >= 2, "both servers were ended"

@@ -1,9 +1,11 @@
-"""Notebooks 01 to 06, executed as on pods: every cell, on doubles of the GPU, its driver and NVIDIA's programs.
+"""Notebooks 01 to 07, executed as on pods: every cell, on doubles of the GPU, its driver and NVIDIA's programs.
 
 What a learner sees there is read from the executed copies; ``make verify-gpu`` is what runs them, as on a real pod.
 """
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +18,9 @@ from pods import Pod, a10g, old_driver, rtx_4090
 
 pytestmark = [pytest.mark.notebooks, pytest.mark.slow]
 
-NUMBERS = ("01", "02", "03", "04", "05", "06")
-# 05 and 06 make many checkpoints, which takes minutes: an A10G's choice of KV caches is a CPU's, and its builds, like
-# those for two GPUs, are tested in test_tensorrt_llm.py; a pod without TensorRT-LLM is any CPU.
+NUMBERS = ("01", "02", "03", "04", "05", "06", "07")
+# 05 to 07 make many checkpoints and engines, which takes minutes: an A10G's choice of KV caches is a CPU's, and its
+# builds, like those for two GPUs, are tested in test_tensorrt_llm.py; a pod without TensorRT-LLM is any CPU.
 UP_TO_04 = NUMBERS[:4]
 
 
@@ -44,10 +46,11 @@ def shown(out: Path, number: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def ada(tmp_path_factory) -> tuple[Pod, Path, "subprocess.CompletedProcess[str]"]:
-    """The RTX 4090 pod after ``make verify-gpu``."""
+def ada(tmp_path_factory, in_order, shared_home) -> tuple[Pod, Path, "subprocess.CompletedProcess[str]"]:
+    """The RTX 4090 pod after ``make verify-gpu``, with a laptop's checkpoints: the A10G makes its own."""
     folder = tmp_path_factory.mktemp("rtx-4090")
     pod = rtx_4090(folder)
+    shutil.copytree(shared_home / "checkpoints", pod.home / "checkpoints")
     return pod, folder / "build", run(pod, "tools.verify_gpu", folder / "build")
 
 
@@ -76,6 +79,11 @@ def test_a_4090_pod_runs_every_cell_with_fp8(ada):
     assert "bundled over 2 ranks, CPU" in text, "one GPU cannot hold two ranks of NCCL"
     assert "All within 0.0001" in text and "One GPU here: nothing to probe" in text
     assert "No two GPUs of a kind here" in text
+    text = shown(out, "07")
+    assert "tensorrt_llm-fp8-b64-in1000-seq2000-t8192" in text and "trtllm-serve" in text
+    assert "96 of 96 answered" in text
+    assert re.search(r"Asked: trtllm-serve 1\.2\.1", text) and "checks passed" in text and "none failed" in text
+    assert "The engine with FP8 (E4M3) weights, FP8 KV cache" in text or "as fast as" in text
 
 
 def test_an_a10g_pod_runs_every_cell_with_int8(ampere):
