@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 
+import openai
 import psutil
 import pytest
 from conftest import runs, until
@@ -402,6 +403,26 @@ def test_the_end_of_the_engine_is_told_to_everyone(own, tmp_path):
         assert call(own, "/health")[0] == 503
     assert own.process.wait(3) == 1
     assert "error: The engine's process was ended by signal 9" in (tmp_path / "log").read_text()
+
+
+def test_the_official_client_raises_where_the_engine_dies_in_its_stream(own):
+    client = openai.OpenAI(base_url=f"{own.url}/v1", api_key="none", max_retries=0)
+    asked = {"model": "m", "prompt": "The", "max_tokens": 1000, "extra_body": {"ignore_eos": True}}
+    with pytest.raises(openai.APIError, match=r"ended by signal 9|peer closed|Connection"):
+        for number, _ in enumerate(client.completions.create(**asked, stream=True)):
+            if number == 2:
+                os.kill(own.members()["engine"], signal.SIGKILL)
+
+
+def test_a_client_that_leaves_while_it_sends_leaves_no_traceback(server, log):
+    start = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    )
+    for _ in range(3):
+        with socket.create_connection(server.address, timeout=10) as connection:
+            connection.sendall(start)
+    assert text_of(server, max_tokens=1)
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -3,12 +3,16 @@
 import asyncio
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
+from pydantic import ValidationError
 
 from helpers.errors import WorkshopError
 from helpers.serving.app import answers, protocol
+from helpers.serving.app.engine import Engine, Tokens
 from helpers.serving.app.metrics import KEPT, Records
 from helpers.serving.app.protocol import ChatCompletionRequest, CompletionRequest, parsed
 from helpers.serving.app.refusal import Refusal
@@ -42,6 +46,35 @@ def test_a_missing_temperature_is_not_zero():
 def test_an_unknown_field_is_refused_with_the_nearest_that_is_known(kind, start):
     assert refused({**start, "temprature": 1}, kind) == "Unknown field 'temprature'. Did you mean 'temperature'?"
     assert refused({**start, "zzz": 1}, kind) == "Unknown field 'zzz'."
+
+
+@pytest.mark.parametrize("prompt", [[-1] * 50_000, [[-1]] * 50_000, [[0, -1]] * 50_000, [0, "x"] * 50_000])
+def test_a_list_is_read_up_to_its_first_mistake(prompt):
+    with pytest.raises(ValidationError) as caught:
+        CompletionRequest.model_validate_json(json.dumps({**ASKED, "prompt": prompt}))
+    assert caught.value.error_count() < 10, "a million of them would hold up every other client"
+    assert refused({**ASKED, "prompt": prompt}).startswith("prompt")
+
+
+def test_of_very_many_mistakes_three_are_named_and_the_rest_counted():
+    said = refused({**ASKED, **{f"field{number}": 1 for number in range(2000)}})
+    assert said.startswith("Unknown field 'field0'.") and said.endswith("And 1,997 more.")
+
+
+def test_an_engine_whose_words_cannot_be_read_is_given_up_and_everyone_is_told():
+    async def tell() -> None:
+        code = "import sys; sys.stdin.readline(); print('garbage', flush=True); sys.stdin.read()"
+        ready = 'print(\'{"ready": {"version": "1"}}\', flush=True); '
+        process = subprocess.Popen([sys.executable, "-c", ready + code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        engine, tokens = Engine(process, 4, lambda _: None), Tokens()
+        await engine.start()
+        engine.add(tokens, 0, [1], {})
+        with pytest.raises(Refusal, match="cannot be read"):
+            await asyncio.wait_for(tokens.take(), 10)
+        await asyncio.wait_for(engine.ended.wait(), 10)
+        assert engine.died and process.poll() is not None
+
+    asyncio.run(tell())
 
 
 @pytest.mark.parametrize(

@@ -175,5 +175,10 @@ class Answer:
 
 
 def failure(refusal: Refusal) -> bytes:
-    """The event that ends a stream whose answer cannot go on; its status was sent long ago."""
-    return b"data: " + json.dumps(refusal.content).encode() + b"\n\n"
+    """The event that ends a stream whose answer cannot go on; its status was sent long ago.
+
+    The key ``error`` is an addition: without it the official client takes the stream for one that ended well.
+    """
+    flat = refusal.content
+    told = {name: flat[name] for name in ("message", "type", "code")}
+    return b"data: " + json.dumps({**flat, "error": told}).encode() + b"\n\n"

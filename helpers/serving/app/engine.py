@@ -159,16 +159,22 @@ class Engine:
     async def _read(self) -> None:
         """Hand on every line until the process ends."""
         fatal: str | None = None
-        while line := await self._lines.readline():
-            message = json.loads(line)
-            if "t" in message:
-                self._hand_on(message)
-            elif "refused" in message:
-                for name, why in message["refused"].items():
-                    self._fail(name, f"The engine refuses this request: {why}", 400)
-            else:
-                fatal = message.get("fatal")
+        try:
+            while line := await self._lines.readline():
+                fatal = self._take(json.loads(line)) or fatal
+        except Exception as error:  # whatever it is, nothing more can be read: everyone waiting has to be told
+            self.process.kill()
+            fatal = f"what it says cannot be read ({type(error).__name__}: {error})"
         self._end(fatal)
+
+    def _take(self, message: dict[str, Any]) -> str | None:
+        """Hand on one line; gives the process's last words, if these are they."""
+        if "t" in message:
+            self._hand_on(message)
+            return None
+        for name, why in message.get("refused", {}).items():
+            self._fail(name, f"The engine refuses this request: {why}", 400)
+        return message.get("fatal")
 
     def _hand_on(self, message: dict[str, Any]) -> None:
         """The tokens of one iteration to those who wait for them."""

@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from helpers.errors import WorkshopError
 from helpers.serving.app import answers
@@ -40,7 +41,7 @@ LARGEST_BODY = 1 << 20
 """Bytes of a request, and :data:`BYTES_A_TOKEN` more for each token of the longest sequence."""
 BYTES_A_TOKEN = 32
 LONG = 20_000
-"""Characters above which a prompt is made into tokens beside the loop, which goes on serving others."""
+"""Characters above which a request's prompts are made into tokens beside the loop, which goes on serving others."""
 GREEDY = 1e-4
 """Temperatures below this are taken as 0: the likeliest token has all the probability anyway."""
 RAW = "workshop.send"
@@ -81,8 +82,13 @@ class Server:
     records: Records
     limits: Limits
 
-    async def tokens_of(self, prompt: str | list[int], special: bool) -> list[int]:
+    async def tokens_of(self, prompt: str | list[int], special: bool, beside: bool) -> list[int]:
         """The token ids of a prompt.
+
+        Args:
+            prompt: text or ids.
+            special: with the tokens that the model wants around a text.
+            beside: make them in a thread, while the loop goes on serving others.
 
         Raises:
             Refusal: 400 for an empty prompt or an id that the model does not have.
@@ -91,7 +97,7 @@ class Server:
             ids = prompt
             if ids and max(ids) >= self.text.vocabulary:
                 raise Refusal(f"Token {max(ids)} is not in the model's vocabulary (0 to {self.text.vocabulary - 1}).")
-        elif len(prompt) > LONG:
+        elif beside:
             ids = await asyncio.to_thread(self.text.encode, prompt, special)
         else:
             ids = self.text.encode(prompt, special)
@@ -288,7 +294,8 @@ async def complete(server: Server, request: CompletionRequest) -> Generation:
     server.engine.require(max(len(prompts), 1) * request.n)
     if not prompts:
         raise Refusal("The prompt is an empty list. Send at least one token.")
-    tokened = [await server.tokens_of(prompt, request.add_special_tokens) for prompt in prompts]
+    beside = sum(map(len, prompts)) > LONG
+    tokened = [await server.tokens_of(prompt, request.add_special_tokens, beside) for prompt in prompts]
     openings = [""] * len(prompts)
     if request.echo:
         openings = [p if isinstance(p, str) else server.text.decode(p, request.skip_special_tokens) for p in prompts]
@@ -303,7 +310,8 @@ async def chat(server: Server, request: ChatCompletionRequest) -> Generation:
         prompt = server.text.chat(messages, request.add_generation_prompt)
     except WorkshopError as error:
         raise Refusal(str(error)) from None
-    return start(server, request, [await server.tokens_of(prompt, request.add_special_tokens)], [""], None)
+    tokens = await server.tokens_of(prompt, request.add_special_tokens, len(prompt) > LONG)
+    return start(server, request, [tokens], [""], None)
 
 
 def _for_template(message: Message) -> dict[str, Any]:
@@ -453,6 +461,10 @@ def _add_errors(app: FastAPI) -> None:
         what = {404: "There is no such route", 405: f"{request.method} is not what this route takes"}
         words = f"{what.get(error.status_code, error.detail)}: {request.url.path[:120]}."
         return flat(Refusal(words, error.status_code, dict(error.headers or {})))
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody reads it; without it the log would tell of a mistake of ours
 
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> JSONResponse:

@@ -8,9 +8,18 @@ forbids what it does not know. Three kinds of field: those that the CPU engine d
 
 import difflib
 import re
+from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from helpers.serving.app.refusal import Refusal
@@ -18,6 +27,7 @@ from helpers.serving.app.refusal import Refusal
 INT64 = 2**63
 _SHOWN = 60  # characters of what was found that a message repeats
 _TOLD = 3  # mistakes that one message names
+_LOOKED_AT = 100  # mistakes that are looked at for it: a body may have as many as it has bytes
 _MEMBER = re.compile(r"[\[(-]|^(str|int|float|bool)$")
 _EXACT = ("cannot", "together", "extra_forbidden", "missing")
 _EITHER = {
@@ -92,6 +102,9 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[str, Field(min_length=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Tokens = Annotated[Whole, Field(ge=1, lt=2**31)]
+# A list with a mistake has been read far enough: whoever sends a million of them does not hold up the others.
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
 
 
 class Request(Model):
@@ -101,8 +114,8 @@ class Request(Model):
     n: Annotated[Whole, Field(ge=1, le=128)] = 1
     best_of: Whole | None = Field(None, description="Here only as many as `n`.")
     seed: Annotated[Whole, Field(ge=-INT64, lt=INT64)] | None = None
-    stop: StopString | list[StopString] | None = None
-    stop_token_ids: list[TokenId] | None = None
+    stop: StopString | Annotated[list[StopString], Field(fail_fast=True)] | None = None
+    stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: bool = False
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -164,7 +177,7 @@ class Request(Model):
 class CompletionRequest(Request):
     """POST /v1/completions."""
 
-    prompt: str | list[TokenId] | list[str] | list[list[TokenId]] = Field(
+    prompt: str | TokenIds | Texts | Annotated[list[TokenIds], Field(fail_fast=True)] = Field(
         description="Text or token ids, one or several."
     )
     echo: bool | None = False
@@ -216,7 +229,7 @@ class Message(Model):
     """One turn of a conversation."""
 
     role: Annotated[str, Field(min_length=1)]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     name: str | None = None
     refusal: str | None = None
     tool_calls: list[Any] | None = None
@@ -243,7 +256,7 @@ class Message(Model):
 class ChatCompletionRequest(Request):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_tokens: Tokens | None = Field(None, description="The rest of the longest sequence if missing.")
     max_completion_tokens: Tokens | None = Field(None, description="The newer name of max_tokens.")
     add_generation_prompt: bool = True
@@ -310,14 +323,15 @@ def _short(value: Any) -> str:
 def _told(kind: type[Request], error: ValidationError) -> str:
     """The mistakes in a request as sentences, each field named once."""
     told: dict[str, tuple[bool, str]] = {}
-    for one in error.errors(include_url=False):
+    for one in islice(error.errors(include_url=False), _LOOKED_AT):
         # Steps that pydantic adds for the members of a union are no part of the field's name.
         steps = [str(step) for step in one["loc"] if not (isinstance(step, str) and _MEMBER.search(step))]
         name, exact = ".".join(steps[:1]), one["type"] in _EXACT
         if name not in told or exact > told[name][0]:  # of a union's members, the one that got furthest
             told[name] = exact, _sentence(kind, steps, dict(one))
     sentences = sorted((told[name][1] for name in told), key=lambda sentence: not sentence.startswith("Unknown"))
-    more = [f"And {len(sentences) - _TOLD} more."] if len(sentences) > _TOLD else []
+    unseen = max(error.error_count() - _LOOKED_AT, 0)
+    more = [f"And {len(sentences) - _TOLD + unseen:,} more."] if len(sentences) > _TOLD else []
     return " ".join(sentences[:_TOLD] + more)
 
 
