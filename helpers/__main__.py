@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from helpers.errors import WorkshopError
 
 _BESIDE = ("precision", "kv", "tp_size", "checkpoint", "from_checkpoint")
-"""Options of ``build`` that a recipe leaves no room for."""
+_BESIDE_A_PLAN = ("gpu", "precision", "model", "release", "tp_size")
+"""Options of ``build`` and of ``plan`` that a recipe leaves no room for."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,11 +37,11 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--max-tokens", type=int, default=96)
     plan = commands.add_parser("plan", help="print what a pod would run, command by command; runs nothing")
     plan.add_argument("recipe", nargs="?", help="a recipe's file or name, in place of the options")
-    plan.add_argument("--gpu", default="rtx-4090", help="a GPU of data/gpus.toml, such as a10g (default: rtx-4090)")
+    plan.add_argument("--gpu", help="a GPU of data/gpus.toml, such as a10g (default: rtx-4090)")
     plan.add_argument("--precision", help="default: the best 8 bits that the GPU has")
     plan.add_argument("--model", help="a name in data/models.toml, 'bundled' or a folder (default: TinyLlama)")
     plan.add_argument("--release", help="of TensorRT-LLM (default: the newest offered for the GPU)")
-    plan.add_argument("--tp-size", type=int, default=1, help="number of GPUs (default: 1)")
+    plan.add_argument("--tp-size", type=int, help="number of GPUs (default: 1)")
     _add_memory(commands.add_parser("memory", help="how much of a GPU a model takes, and how many requests fit"))
     _add_recipes(commands)
     commands.add_parser("watch", help="follow the stages that are under way")
@@ -112,7 +113,12 @@ def build(arguments: argparse.Namespace) -> None:
 
 
 def serve(name: str, port: int | None) -> int:
-    """Serve a recipe until Ctrl-C, or until the server ends by itself; 0 where it was asked to end."""
+    """Serve a recipe until Ctrl-C, or until the server ends by itself; 0 where it was asked to end.
+
+    Raises:
+        WorkshopError: the recipe cannot be served here, or there is no such port.
+        KeyboardInterrupt: it was asked to end before the server answered: something was still being built or started.
+    """
     import signal
     import time
 
@@ -121,17 +127,34 @@ def serve(name: str, port: int | None) -> int:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    if port is not None and not 0 <= port <= 65535:
+        raise WorkshopError(f"There is no port {port}. Choose one from 1 to 65535, or 0 for a free one.")
     signal.signal(signal.SIGTERM, stop)  # so that it ends in order, its server before it
-    try:
-        with serving.start(recipe.load(name), port=port) as endpoint:
+    with serving.start(recipe.load(name), port=port) as endpoint:
+        try:
             print(f"\n{endpoint.curl(checkpoint.PROMPT, max_tokens=32)}\n\nCtrl-C ends the server.", flush=True)
             while endpoint.status().alive:
                 time.sleep(0.5)
             print(endpoint.status(), file=sys.stderr)
             return 1
-    except KeyboardInterrupt:
-        print("\nThe server has ended.")
-        return 0
+        except KeyboardInterrupt:
+            pass  # asked to end: the server is stopped below
+    print("\nThe server has ended.")
+    return 0
+
+
+def _require_alone(recipe: str, arguments: argparse.Namespace, options: Sequence[str]) -> None:
+    """Refuse options beside a recipe.
+
+    Raises:
+        WorkshopError: names those that were given.
+    """
+    beside = [f"--{name.replace('_', '-')}" for name in options if getattr(arguments, name) not in (None, False)]
+    if beside:
+        raise WorkshopError(
+            f"{recipe} is a recipe and says everything itself: leave {', '.join(beside)} out, or change a copy of the "
+            "file."
+        )
 
 
 def of_recipe(arguments: argparse.Namespace) -> int:
@@ -141,14 +164,10 @@ def of_recipe(arguments: argparse.Namespace) -> int:
     if arguments.command == "serve":
         return serve(arguments.recipe, arguments.port)
     if arguments.command == "build":
-        beside = [f"--{name.replace('_', '-')}" for name in _BESIDE if getattr(arguments, name)]
-        if beside:
-            raise WorkshopError(
-                f"{arguments.model} is a recipe and says everything itself: leave {', '.join(beside)} out, or change "
-                "a copy of the file."
-            )
+        _require_alone(arguments.model, arguments, _BESIDE)
         recipe.run(recipe.load(arguments.model))
     elif arguments.command == "plan":
+        _require_alone(arguments.recipe, arguments, _BESIDE_A_PLAN)
         planned = recipe.plan(arguments.recipe)
         print(planned)
         return 1 if planned.problems else 0
@@ -197,7 +216,10 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.command == "plan":
         from helpers import plan
 
-        print(plan.make(arguments.gpu, arguments.precision, arguments.model, arguments.release, arguments.tp_size))
+        a = arguments
+        print(
+            plan.make(a.gpu or plan.DEFAULT_GPU, a.precision, a.model, a.release, 1 if a.tp_size is None else a.tp_size)
+        )
     elif arguments.command == "memory":
         from helpers import memory
 

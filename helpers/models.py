@@ -23,6 +23,7 @@ from helpers.workspace import DATA
 
 BUNDLED = "bundled"
 _WANTED = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name; "./name" and "/name" are folders that are not there
 
 
@@ -170,7 +171,7 @@ def download(repository: str, row: Mapping[str, Any] | None, revision: str | Non
     if revision and row and revision != row["revision"]:
         row = {key: value for key, value in row.items() if key != "sha256"} | {"revision": revision}
     revision = revision or (row["revision"] if row else "main")
-    target = workspace.home() / "models" / repository.replace("/", "--") / revision.replace("/", "-")[:12]
+    target = workspace.home() / "models" / repository.replace("/", "--") / revision_folder(revision)
     if row and row["gated"] and not (target / workspace.MANIFEST).is_file() and not _token():
         raise WorkshopError(
             f"{repository} is gated and nothing was downloaded: accept its licence on its page at huggingface.co, put "
@@ -193,6 +194,11 @@ def download(repository: str, row: Mapping[str, Any] | None, revision: str | Non
         space=2 * row["weights_bytes"] if row else 0,
     )
     return stage.ensure(task).path
+
+
+def revision_folder(revision: str) -> str:
+    """The name of a revision's folder: a commit's first 12 digits, the whole name of a branch or a tag."""
+    return revision[:12] if _COMMIT.fullmatch(revision) else revision.replace("/", "-")
 
 
 def download_command(

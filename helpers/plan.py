@@ -7,6 +7,7 @@ steps of it where they run without a GPU.
 """
 
 import html
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from helpers.cards import Shown, bytes_text
 from helpers.errors import WorkshopError
 from helpers.hardware import Datasheet
 from helpers.hardware.peers import automatic
-from helpers.releases import Release
+from helpers.releases import Installation, Release
 from helpers.toolchains import openvino, tensorrt_llm
 from helpers.toolchains.base import engine_folder
 from helpers.toolchains.choices import AUTO, CHECKPOINTS, TITLES, kv_of
@@ -28,10 +29,12 @@ from helpers.toolchains.tensorrt_llm import commands
 from helpers.toolchains.tensorrt_llm.kv import side_effects
 from helpers.toolchains.tensorrt_llm.serve import settings_file
 from helpers.toolchains.tensorrt_llm.sizes import engine_sizes
-from helpers.workspace import REPOSITORY
+from helpers.workspace import REPOSITORY, home
 
 HOME = "$WORKSHOP_HOME"
-"""Where a pod keeps everything; the plan's first line sets it."""
+"""Where a machine keeps everything; the plan's first line sets it."""
+
+_POD_HOME = "/workspace/trtllm-workshop"  # what most pod templates keep when a pod is stopped
 
 DEFAULT_GPU = "rtx-4090"
 _WIDE = 88  # characters in a line of a terminal or a page before a command is continued on the next
@@ -43,7 +46,7 @@ class Step:
 
     Attributes:
         kind: ``settings``, ``install``, ``download``, ``checkpoint``, ``engine``, ``generate``, ``serve``; on a CPU
-            (:mod:`helpers.recipe.stages`) also ``graph``.
+            ``graph`` instead of ``install`` and ``checkpoint``.
         title: what it does.
         lines: shell commands, ready to paste, and comments between them.
         makes: the folder that it fills; empty for none.
@@ -127,6 +130,30 @@ class _Subject:
 
 
 @dataclass(frozen=True)
+class _Programs:
+    """The release of TensorRT-LLM that the commands name, and where its programs are.
+
+    ``there`` is the installation of this machine, for a plan that is for this machine.
+    """
+
+    release: Release
+    there: Installation | None = None
+
+    @property
+    def folder(self) -> str:
+        """The environment: the workshop's own, or the one that was there before."""
+        if self.there is not None and self.there.adopted:
+            return str(self.there.python.parent.parent)
+        return f"{HOME}/environments/trtllm-{self.release.version}"
+
+    def path(self, program: str) -> str:
+        """A program of the release."""
+        if self.there is not None and self.there.adopted:
+            return str(self.there.python if program == "python" else self.there.program(program))
+        return f"{self.folder}/bin/{program}"
+
+
+@dataclass(frozen=True)
 class _Wanted:
     """What is planned: precisions, ranks, calibration, sizes and serving, as the stages take them.
 
@@ -182,7 +209,8 @@ def make(
         gpu: a key of ``data/gpus.toml``.
         precision: the engine's; None for the best 8 bits that this GPU has.
         model: a name in ``data/models.toml``, ``bundled``, a folder or a hub id; None for TinyLlama.
-        release: of TensorRT-LLM; None for the newest that is offered and has kernels for this GPU.
+        release: of TensorRT-LLM; None for the one that is used here, where this machine has such a GPU, else for the
+            newest that is offered and has kernels for it.
         tp_size: number of GPUs.
         kv: of the KV cache: ``fp8``, ``int8``, None for 16 bits; :data:`AUTO` for what goes best with the weights.
         sizes: what the engine shall hold; None for the largest usual batch that fits.
@@ -206,23 +234,24 @@ def make(
     offered.require(chosen)
     kv = kv_of(chosen, kv)
     tensorrt_llm.kv_choices(gpu).require(chosen, kv)
-    fitting = _release(sheet, release)
+    here = _here(sheet)
+    fitting = _programs(sheet, release, here)
     subject = _subject(model or tensorrt_llm.default_model, revision)
     wanted = _wanted(subject, sheet, chosen, kv, tp_size, calibration_texts, sizes, serve)
     several = f" on {tp_size} GPUs" if tp_size > 1 else ""
     steps = (
-        _settings(sheet, tp_size),
+        _settings(sheet, tp_size, _home() if here else _POD_HOME),
         _install(fitting),
         *([_download(subject)] if subject.repository else []),
         _checkpoint(subject, fitting, wanted),
         _engine(subject, fitting, wanted),
         _generate(subject, fitting, wanted),
-        _serve(subject, fitting, wanted, _here(sheet)),
+        _serve(subject, fitting, wanted, here),
     )
     return Plan(
-        f"{subject.name} as {TITLES[chosen]}, {sheet.name}{several}, TensorRT-LLM {fitting.version}",
+        f"{subject.name} as {TITLES[chosen]}, {sheet.name}{several}, TensorRT-LLM {fitting.release.version}",
         steps,
-        (_needs(fitting, sheet), _memory_text(subject, sheet, wanted)),
+        (_needs(fitting.release, sheet), _memory_text(subject, sheet, wanted)),
     )
 
 
@@ -285,11 +314,17 @@ def step(
     return Plan(f"On a pod with {pod}, this step runs:", found)
 
 
-def _release(sheet: Datasheet, wanted: str | None) -> Release:
-    """The release that was asked for, or the newest that has kernels for the GPU."""
+def _programs(sheet: Datasheet, wanted: str | None, here: bool) -> _Programs:
+    """The release that was asked for; else, on such a machine, the one used there; else the newest with kernels."""
     if wanted:
-        return releases.release(wanted)
-    return next(r for r in releases.offered() if r.kernels(sheet.compute_capability))
+        return _Programs(releases.release(wanted))
+    if here:
+        installed, chosen = releases.current(), releases.choose_here().release
+        if installed is not None:
+            return _Programs(releases.release(installed.version), installed)
+        if chosen is not None:
+            return _Programs(chosen)
+    return _Programs(next(r for r in releases.offered() if r.kernels(sheet.compute_capability)))
 
 
 def _subject(name: str, revision: str | None = None) -> _Subject:
@@ -306,7 +341,7 @@ def _subject(name: str, revision: str | None = None) -> _Subject:
         found = models.find(name, revision)
         return _Subject(found.name, found.source, found.folder, str(found.path), found.config, found.bytes, "", "")
     folder = repository.replace("/", "--")
-    path = f"{HOME}/models/{folder}/{wanted.replace('/', '-')[:12]}"
+    path = f"{HOME}/models/{folder}/{models.revision_folder(wanted)}"
     return _Subject(name, repository + other, folder + other.replace("/", "-"), path, config, size, repository, wanted)
 
 
@@ -342,34 +377,48 @@ def _memory_text(subject: _Subject, sheet: Datasheet, wanted: _Wanted) -> str:
     )
 
 
-def _bin(release: Release, program: str) -> str:
-    """A program of the release's own environment."""
-    return f"{HOME}/environments/trtllm-{release.version}/bin/{program}"
-
-
 def _paths(subject: _Subject, wanted: _Wanted) -> tuple[str, str]:
     """Folders of the checkpoint and of the engine."""
     made = f"{HOME}/checkpoints/{subject.folder}/{wanted.checkpoint_folder}"
     return made, f"{HOME}/engines/{subject.folder}/{wanted.engine_folder}"
 
 
-def _settings(sheet: Datasheet, tp_size: int) -> Step:
-    lines = ["export WORKSHOP_HOME=/workspace/trtllm-workshop", 'export CUDA_HOME="${CUDA_HOME:-/usr/local/cuda}"']
+def _home() -> str:
+    """The workspace of this machine, as a person would write it in a shell."""
+    here, own = home(), Path.home()
+    return f"$HOME/{here.relative_to(own)}" if here.is_relative_to(own) else str(here)
+
+
+def _export_home(place: str) -> str:
+    """The line that says where everything is kept."""
+    plain = re.fullmatch(r"[\w./$-]+", place)
+    return f"export WORKSHOP_HOME={place}" if plain else f'export WORKSHOP_HOME="{place}"'
+
+
+_ONCE = "In the repository's folder; set once in a terminal"
+
+
+def _settings(sheet: Datasheet, tp_size: int, place: str) -> Step:
+    lines = [_export_home(place), 'export CUDA_HOME="${CUDA_HOME:-/usr/local/cuda}"']
     worker = "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
     lines.append(worker if tp_size > 1 else f"{worker} TLLM_WORKER_USE_SINGLE_PROCESS=1")
     # On a pod the driver is asked; here only what is published is known.
     chosen = automatic(False if tp_size > 1 and sheet.peer_to_peer == "none" else None)
     lines += [f"export {' '.join(f'{name}={value}' for name, value in chosen.items())}"] if chosen else []
-    return Step("settings", "In the repository's folder; set once in a terminal", tuple(lines))
+    return Step("settings", _ONCE, tuple(lines))
 
 
-def _install(release: Release) -> Step:
-    folder = f"{HOME}/environments/trtllm-{release.version}"
+def _install(programs: _Programs) -> Step:
+    release, folder, there = programs.release, programs.folder, programs.there
     lines = [shell_line(words) for words in releases.install_commands(release, folder)]
+    title = f"TensorRT-LLM {release.version} into an environment of its own"
+    if there is not None and there.adopted:
+        title = f"TensorRT-LLM {release.version}, which was there before the workshop"
+        lines = [f"# used as it is, by {there.python}"]
     # The loader does not look into wheels by itself (helpers.releases.environment.library_folders).
     wheels = f'"{folder}"/lib/python3.*/site-packages/{{nvidia/*/lib,torch/lib,tensorrt_libs}}'
     lines.append(f"export LD_LIBRARY_PATH=$(printf '%s:' \\\n    {wheels} \\\n    )$LD_LIBRARY_PATH")
-    return Step("install", f"TensorRT-LLM {release.version} into an environment of its own", tuple(lines), folder)
+    return Step("install", title, tuple(lines), folder)
 
 
 def _download(subject: _Subject) -> Step:
@@ -380,8 +429,8 @@ def _download(subject: _Subject) -> Step:
     )
 
 
-def _checkpoint(subject: _Subject, release: Release, wanted: _Wanted) -> Step:
-    python, (folder, _) = _bin(release, "python"), _paths(subject, wanted)
+def _checkpoint(subject: _Subject, programs: _Programs, wanted: _Wanted) -> Step:
+    python, (folder, _) = programs.path("python"), _paths(subject, wanted)
     precision, kv, ranks = wanted.made_from, wanted.kv, wanted.tp_size
     words = (
         commands.convert(python, subject.path, ranks, folder)
@@ -392,24 +441,24 @@ def _checkpoint(subject: _Subject, release: Release, wanted: _Wanted) -> Step:
     return Step("checkpoint", title, (shell_line(words),), folder, subject.weights(wanted.precision, ranks))
 
 
-def _engine(subject: _Subject, release: Release, wanted: _Wanted) -> Step:
+def _engine(subject: _Subject, programs: _Programs, wanted: _Wanted) -> Step:
     made, engine = _paths(subject, wanted)
-    program = _bin(release, "trtllm-build")
+    program = programs.path("trtllm-build")
     words = commands.build(program, made, engine, wanted.sizes, wanted.tp_size, paged_context=wanted.reuse)
     return Step("engine", "Engine", (shell_line(words),), engine, subject.weights(wanted.precision, wanted.tp_size))
 
 
-def _generate(subject: _Subject, release: Release, wanted: _Wanted) -> Step:
+def _generate(subject: _Subject, programs: _Programs, wanted: _Wanted) -> Step:
     _, engine = _paths(subject, wanted)
     words = commands.generate(
-        *(_bin(release, "python"), engine, subject.path, checkpoint.PROMPT, 96),
+        *(programs.path("python"), engine, subject.path, checkpoint.PROMPT, 96),
         tp_size=wanted.tp_size,
         block_reuse=wanted.reuse,
     )
     return Step("generate", "Text: one JSON object for each piece", (shell_line(words),))
 
 
-def _serve(subject: _Subject, release: Release, wanted: _Wanted, here: bool) -> Step:
+def _serve(subject: _Subject, programs: _Programs, wanted: _Wanted, here: bool) -> Step:
     _, engine = _paths(subject, wanted)
     options, lines, named = wanted.serve, [], []
     for name, content in settings_file(options, wanted.reuse).items():
@@ -418,11 +467,11 @@ def _serve(subject: _Subject, release: Release, wanted: _Wanted, here: bool) -> 
         lines.append(f"printf '%s\\n' {rows} > \"{file}\"")
         named.append(file)
     words = commands.serve(
-        _bin(release, "trtllm-serve"),
+        programs.path("trtllm-serve"),
         engine,
         subject.path,
         wanted.sizes,
-        release.engine_backend,
+        programs.release.engine_backend,
         wanted.tp_size,
         options.host,
         options.port or PORT,
@@ -457,6 +506,7 @@ def make_on_cpu(
     openvino.choices().require(precision)
     subject = _subject(model, revision)
     steps = (
+        Step("settings", _ONCE, (_export_home(_home()),)),
         *([_download(subject)] if subject.repository else []),
         _graph(subject),
         _cpu_engine(subject, precision, kv, calibration_texts),

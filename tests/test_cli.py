@@ -1,8 +1,10 @@
 """``python -m helpers``: what a terminal gets."""
 
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
@@ -37,6 +39,16 @@ def test_check_looks_at_machine_and_toolchain():
         (["generate", "/nowhere/at/all", "--prompt", "Born in"], "There is no model called '/nowhere/at/all'"),
         (["memory", "--gpu", "a10h"], "Did you mean 'a10g'"),
         (["memory", "--batch", "0"], "max_batch_size is 0"),
+        (
+            ["plan", "bundled-cpu", "--gpu", "rtx-4090", "--tp-size", "1"],
+            "says everything itself: leave --gpu, --tp-size out",
+        ),
+        (["plan", "bundled-cpu", "--precision", "fp8"], "leave --precision out"),
+        (["build", "bundled-cpu", "--kv", "int8"], "leave --kv out"),
+        (["plan", "--tp-size", "0"], "0"),
+        (["serve", "bundled-cpu", "--port", "65536"], "There is no port 65536. Choose one from 1 to 65535"),
+        (["serve", "bundled-cpu", "--port", "-1"], "There is no port -1."),
+        (["serve", "bundled-cp"], "Did you mean 'bundled-cpu'"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_1(words, told):
@@ -87,6 +99,44 @@ def test_the_status_tells_whether_a_recipe_can_be_run_or_deployed(words, status,
     assert cli.main(words) == status
     assert capsys.readouterr().out
     assert not (tmp_path / "truss").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_to_stop_before_the_server_answers_is_told_and_is_no_success(number, own_home):
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "helpers", "serve", "bundled-cpu"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Whoever runs the tests in the background may have SIGINT ignored, which a child would inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    end = time.monotonic() + 60
+    while not any(own_home.glob("runs/*/log.txt")) and time.monotonic() < end:
+        time.sleep(0.05)  # until the first stage is under way
+    serving.send_signal(number)
+    _, told = serving.communicate(timeout=60)
+    assert serving.returncode == 130
+    assert told.endswith("Stopped. Nothing half-made is left; the same command starts again.\n")
+    assert "Traceback" not in told
+    assert not [*own_home.glob("graphs/*/openvino_model.xml")]
+
+
+@pytest.mark.slow
+def test_to_end_a_running_server_is_a_success(made_by_notebooks, shared_home):
+    assert made_by_notebooks.returncode == 0
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "helpers", "serve", "bundled-cpu"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    for line in serving.stdout:
+        if "Ctrl-C ends the server" in line:
+            break
+    serving.send_signal(signal.SIGTERM)
+    said, _ = serving.communicate(timeout=60)
+    assert serving.returncode == 0
+    assert said.endswith("The server has ended.\n")
 
 
 def test_a_reader_that_has_gone_is_no_traceback():

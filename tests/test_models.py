@@ -234,6 +234,13 @@ def test_a_model_of_another_revision_is_found_again_by_its_source(no_hub, tmp_pa
     assert models.find(made.source).folder == made.folder
 
 
+def test_only_a_whole_commit_is_cut_in_a_folders_name():
+    assert models.revision_folder("0123456789abcdef" * 2 + "01234567") == "0123456789ab"
+    assert models.revision_folder("release-2026-01-a") != models.revision_folder("release-2026-01-b")
+    assert models.revision_folder("0123456789abcdef") == "0123456789abcdef"
+    assert models.revision_folder("refs/pr/3") == "refs-pr-3"
+
+
 def test_a_model_on_this_machine_has_no_revisions():
     with pytest.raises(WorkshopError, match=r"'bundled' lies on this machine and has no revisions: leave 'main' out"):
         models.find("bundled", "main")

@@ -250,7 +250,7 @@ def test_a_plan_for_a_cpu_has_the_commands_that_its_toolchain_runs(precision, kv
     options = ServeOptions(Sizes(8, 512, 300, 400))
     made = plan.make_on_cpu("bundled", precision, kv, options, texts)
     by_kind = {step.kind: step for step in made.steps}
-    assert [*by_kind] == ["graph", "engine", "serve"]
+    assert [*by_kind] == ["settings", "graph", "engine", "serve"]
     for stage in stages:
         [words] = words_of(by_kind[stage.kind])
         words = [word.replace(plan.HOME, str(own_home)) for word in words]

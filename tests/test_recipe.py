@@ -1,17 +1,21 @@
 """Recipes: what a file may say, what it leads to, and what a change would do again."""
 
+import json
 import re
 import shlex
+from dataclasses import asdict
 
 import pytest
 import yaml
 from pods import Pod
 
-from helpers import memory, recipe, workspace
+from helpers import hardware, memory, models, recipe, workspace
 from helpers.errors import WorkshopError
 from helpers.recipe import truss
 from helpers.recipe.schema import Recipe
+from helpers.toolchains import openvino
 from helpers.toolchains.sizes import Sizes
+from helpers.workspace import Manifest
 
 CPU = {
     "model": "bundled",
@@ -53,6 +57,7 @@ def test_the_recipes_that_the_notebook_needs_are_there():
     assert set(recipe.names()) >= {
         *("tinyllama-fp16-rtx-4090", "tinyllama-fp8-rtx-4090", "tinyllama-int8-a10g", "tinyllama-int8-a10g-talk"),
         *("llama-3-8b-fp8-h100", "tinyllama-fp8-2x-rtx-4090", "bundled-cpu", "bundled-fp8-cpu"),
+        "llama-3-8b-fp16-2x-rtx-4090",
     }
 
 
@@ -210,6 +215,57 @@ def test_a_secret_is_refused_and_not_repeated(written):
 
 
 @pytest.mark.parametrize(
+    "field",
+    ["accessToken", "apiKey", "HFToken", "hf-token", "api_keys", "clientSecret", "private_key", "authorization"],
+)
+def test_a_secret_is_known_by_its_name_however_it_is_written(written, field):
+    said = refused(written, changed(serving={field: "swordfish"}))
+    assert f"serving.{field} (line" in said and "a secret has no place" in said and "swordfish" not in said
+
+
+@pytest.mark.parametrize(
+    "fields, place",
+    [
+        ({"model": {"token": "supersecret123"}}, "model.token"),
+        ({"calibration": {"texts": {"api_key": "supersecret123"}}}, "calibration.texts.api_key"),
+        ({"serving": [{"api_key": "supersecret123"}]}, "serving.0.api_key"),
+        ({"revision": "hf_supersecret1234"}, "revision"),
+        ({"model": "owner/hf_supersecret1234"}, "model"),
+        ({"serving": {"host": "sk-supersecret1234"}}, "serving.host"),
+        ({"precision": ["nvapi-supersecret1234"]}, "precision.0"),
+        ({"gpu": {"name": ["supersecret123"]}, "max_batch_size": ["supersecret123"]}, ""),
+    ],
+)
+def test_a_secret_is_not_repeated_wherever_it_stands(written, fields, place):
+    said = refused(written, changed(**fields))
+    assert "supersecret" not in said
+    assert not place or re.search(rf"^  {place} \(line \d+\): a secret has no place", said, re.MULTILINE)
+
+
+def test_what_only_resembles_a_secret_is_none():
+    assert recipe.parse({**CPU, "model": "owner/task-abcdefghijklmnopqr"}).model == "owner/task-abcdefghijklmnopqr"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "./", "/", "~", " "])
+def test_a_name_that_is_none_is_no_model(written, name):
+    assert "That names no model" in refused(written, changed(model=name))
+
+
+def test_another_word_is_not_taken_for_a_slip(written):
+    assert "Did you mean" not in refused(written, changed(authentication=1))
+
+
+def test_a_folder_that_is_no_model_is_a_problem_and_no_exception(tmp_path):
+    for gpu in ("cpu", "rtx-4090"):
+        made = recipe.parse({**CPU, "model": str(tmp_path), "gpu": gpu})
+        [problem] = recipe.problems(made)
+        assert problem.field == "model" and "it has no config.json" in problem.text
+        assert "no config.json" in str(made) and "no config.json" in made._repr_html_() + repr(made)
+        plan = recipe.plan(made)
+        assert not plan.steps and "no config.json" in str(plan)
+
+
+@pytest.mark.parametrize(
     "text, said",
     [
         ("", "is empty"),
@@ -292,6 +348,70 @@ def test_every_recipe_has_a_plan_on_this_machine(name):
     assert not [step for step in made.steps if step.done], "this workspace is empty"
 
 
+@pytest.mark.parametrize("name", recipe.names())
+def test_a_plan_begins_with_what_a_terminal_is_told_and_that_is_no_stage(name):
+    made = recipe.plan(name)
+    for face in (str(made), made._repr_html_()):
+        assert face.index("export WORKSHOP_HOME=") < face.index("$WORKSHOP_HOME/")
+        assert ("export NCCL_P2P_DISABLE=1" in face) == (made.recipe.tensor_parallel_size == 2)
+        assert ("OMPI_ALLOW_RUN_AS_ROOT" in face) == (not made.recipe.on_cpu)
+    assert "settings" not in [step.kind for step in made.missing]
+    assert "settings" not in made.verdict
+
+
+def test_a_plan_for_this_machine_is_kept_where_this_machine_keeps_things(own_home):
+    assert f"export WORKSHOP_HOME={own_home}\n" in str(recipe.plan("bundled-cpu"))
+    assert str(own_home) not in str(recipe.plan("tinyllama-fp8-rtx-4090"))
+
+
+def installed(pod: Pod, version: str, python, adopted: bool = True) -> None:
+    """Record an installation in the pod's workspace, as if it had been verified."""
+    place = pod.home / "releases" / version
+    place.mkdir(parents=True)
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.touch()
+    (place / "probe.json").write_text(json.dumps({"versions": {}, "programs": {}, "entries": {}}))
+    artifact(place, Manifest("release", version, {"release": version, "python": str(python), "adopted": adopted}))
+
+
+def artifact(place, made: Manifest) -> None:
+    """An artifact of no files, whose manifest is all that a plan reads."""
+    place.mkdir(parents=True, exist_ok=True)
+    (place / workspace.MANIFEST).write_text(json.dumps(asdict(made)))
+
+
+def test_a_graph_of_other_packages_is_not_there_already(own_home):
+    place, inputs = own_home / "graphs" / "bundled", {"model": models.find().digest}
+    for maker, there in ((openvino.graph_maker(), True), ({**openvino.graph_maker(), "optimum-intel": "0.1"}, False)):
+        artifact(place, Manifest("graph", "", inputs=inputs, maker=maker))
+        [graph] = [step for step in recipe.plan("bundled-cpu").steps if step.kind == "graph"]
+        assert (graph.done, "(on this machine already)" in graph.heading) == (there, there)
+
+
+def test_weights_that_are_laid_out_for_another_gpu_are_not_there_already(own_home):
+    made = recipe.load("tinyllama-int8-a10g-talk")
+    [step] = [step for step in recipe.plan(made).steps if step.kind == "checkpoint"]
+    place = own_home / step.step.makes.removeprefix("$WORKSHOP_HOME/")
+    for capability, there in (("8.6", True), ("8.0", False)):
+        artifact(place, Manifest("checkpoint", "", machine={"compute_capability": capability}))
+        assert ["checkpoint" in [s.kind for s in recipe.plan(made).steps if s.done]] == [there]
+
+
+def test_on_the_machine_itself_a_plan_has_the_release_that_is_used_there(tmp_path, monkeypatch):
+    assert "tensorrt_llm==1.2.1" in str(recipe.plan("tinyllama-int8-a10g"))
+    pod = Pod("a10g", tmp_path / "workshop")  # its driver is too old for 1.2.1
+    pod.enter(monkeypatch)
+    before = recipe.plan("tinyllama-int8-a10g")
+    assert "tensorrt_llm==1.0.0" in str(before) and before.missing[0].kind == "install"
+    assert "tensorrt_llm==1.2.1" in str(recipe.plan("tinyllama-fp8-rtx-4090")), "that is another machine"
+    python = tmp_path / "image" / "bin" / "python"
+    installed(pod, "1.0.0", python)
+    after = recipe.plan("tinyllama-int8-a10g")
+    assert [step.kind for step in after.steps if step.done] == ["install"]
+    assert "tensorrt_llm==" not in str(after) and f"export WORKSHOP_HOME={pod.home}\n" in str(after)
+    assert words(after, "engine")[0] == str(python.parent / "trtllm-build")
+
+
 def words(made, kind: str) -> list[str]:
     [step] = [step for step in made.steps if step.kind == kind]
     return shlex.split(step.step.lines[-1].replace("\\\n", ""))
@@ -344,6 +464,19 @@ def test_a_recipe_with_a_problem_is_not_run():
         recipe.run(recipe.load("bundled-cpu").changed(max_output_len=2000))
 
 
+def machine_of(name: str, capability: list[int], gigabytes: float, count: int = 1) -> str:
+    """A machine with GPUs that no table has, as ``tests/doubles`` takes it."""
+    gpu = {"name": name, "capability": capability, "memory": int(gigabytes * 1024**3)}
+    return json.dumps({"driver": "580.65.06", "cuda": 13000, "count": count, "gpu": gpu})
+
+
+IN_NO_TABLE = {
+    "RTX 4080": machine_of("NVIDIA GeForce RTX 4080", [8, 9], 15.99),
+    "RTX 3080": machine_of("NVIDIA GeForce RTX 3080", [8, 6], 9.99),
+    "H100 NVL": machine_of("NVIDIA H100 NVL", [9, 0], 93.6),
+}
+
+
 @pytest.mark.parametrize(
     "machine, name",
     [
@@ -353,13 +486,32 @@ def test_a_recipe_with_a_problem_is_not_run():
         ("a100", "tinyllama-int8-a100-80gb"),
         ("b200", "tinyllama-fp8-b200"),
         ("", "bundled-cpu"),
+        ("RTX 4080", "tinyllama-fp8-rtx-4090"),
+        ("RTX 3080", "tinyllama-int8-a10g"),
+        ("H100 NVL", "tinyllama-fp8-h100"),
     ],
 )
 def test_every_machine_has_a_recipe(machine, name, tmp_path, monkeypatch):
-    Pod(machine, tmp_path).enter(monkeypatch)
+    Pod(IN_NO_TABLE.get(machine, machine), tmp_path).enter(monkeypatch)
+    monkeypatch.delenv("WORKSHOP_MODEL")
     made = recipe.for_this_machine()
     assert made.name == name
     assert not recipe.problems(made)
+    recipe.require_machine(made)
+
+
+def test_a_recipe_with_another_model_is_called_after_it(tmp_path, monkeypatch):
+    Pod("rtx-4090", tmp_path).enter(monkeypatch)
+    for model, name in (("bundled", "bundled"), ("TinyLlama", "tinyllama"), ("some-one/A_Llama.3", "a-llama.3")):
+        monkeypatch.setenv("WORKSHOP_MODEL", model)
+        made = recipe.for_this_machine()
+        assert (made.model, made.name) == (model, f"{name}-fp8-rtx-4090")
+
+
+def test_a_gpu_of_a_generation_in_no_table_is_told_of_the_cpu(tmp_path, monkeypatch):
+    Pod(machine_of("NVIDIA Jetson Orin", [8, 7], 32), tmp_path).enter(monkeypatch)
+    with pytest.raises(WorkshopError, match=r"capability 8\.7, that of the NVIDIA Jetson Orin here.*=openvino"):
+        recipe.here._sheet(hardware.supported_gpu(hardware.look()))
 
 
 def test_a_recipe_for_another_gpu_or_for_a_cpu_is_not_run_on_a_pod(tmp_path, monkeypatch):
@@ -368,7 +520,67 @@ def test_a_recipe_for_another_gpu_or_for_a_cpu_is_not_run_on_a_pod(tmp_path, mon
         recipe.run(recipe.load("llama-3-8b-fp8-h100"))
     with pytest.raises(WorkshopError, match=r"is for a CPU, and this machine builds for its NVIDIA GeForce RTX 4090"):
         recipe.run(recipe.load("bundled-cpu"))
-    recipe.require_here(recipe.load("tinyllama-fp8-rtx-4090").changed(gpu="l4"))  # of the same capability
+    recipe.require_machine(recipe.load("tinyllama-fp8-rtx-4090").changed(gpu="l4"))  # of the same capability
+
+
+def test_what_a_machine_lacks_is_told_before_anything_is_downloaded(tmp_path, monkeypatch):
+    pod = Pod(IN_NO_TABLE["RTX 4080"], tmp_path / "workshop")
+    pod.enter(monkeypatch)
+    made = recipe.load("tinyllama-fp8-rtx-4090")
+    with pytest.raises(WorkshopError, match=r"TensorRT-LLM is not installed .*helpers install"):
+        recipe.run(made)
+    installed(pod, "1.2.1", tmp_path / "image" / "bin" / "python")
+    recipe.require_here(made)
+    with pytest.raises(WorkshopError, match=r"2 ranks needs 2 GPUs .* here is 1 NVIDIA GeForce RTX 4080"):
+        recipe.run("tinyllama-fp8-2x-rtx-4090")
+    large = made.changed(model="Llama-3.1-8B-Instruct", precision="fp16")
+    assert not recipe.problems(large), "it fits the 24 GB that the recipe names"
+    with pytest.raises(WorkshopError, match=r"does not fit on one NVIDIA GeForce RTX 4080: its weights take 16\.06 GB"):
+        recipe.run(large)
+    long = made.changed(model="Llama-3.1-8B-Instruct", max_output_len=120_000)
+    with pytest.raises(WorkshopError, match=r"holds [\d,]+ tokens, and one request may have 121,000"):
+        recipe.run(long)
+    assert not (pod.home / "models").exists()
+
+
+def test_a_pair_is_two_recipes_that_can_run_at_the_same_time():
+    made = recipe.load("tinyllama-fp8-rtx-4090").changed(serving__port=8000, kv_cache="int8")
+    left, right = recipe.pair(made)
+    assert (left.serving.port, right.serving.port) == (8000, None)
+    assert (left.precision, right.precision) == ("fp16", "fp8")
+    assert (left.serving.kv_cache_share, right.serving.kv_cache_share) == (0.4, 0.6)
+    for one in recipe.pair(made.changed(gpu="b200", kv_cache="fp8")):
+        assert not recipe.problems(one)
+
+
+def test_where_the_other_weights_have_no_such_kv_cache_the_pair_takes_what_goes_best():
+    cpu = recipe.load("bundled-cpu").changed(kv_cache="fp8")
+    assert [one.kv_cache for one in recipe.pair(cpu)] == ["auto", "auto"]
+    assert [one.kv_cache for one in recipe.pair(cpu.changed(kv_cache="int8"))] == ["int8", "int8"]
+
+
+def test_a_pair_that_does_not_fit_one_gpu_is_refused_with_a_way_out():
+    large = recipe.load("llama-3-8b-fp8-h100")
+    assert len(recipe.pair(large)) == 2
+    with pytest.raises(
+        WorkshopError, match=r"^predicted: .* in FP16 and in FP8 .* one GeForce RTX 4090 at the same time.*recipe\.twin"
+    ):
+        recipe.pair(large.changed(gpu="rtx-4090", max_input_len=1000))
+
+
+@pytest.mark.parametrize(
+    "name, own, other, twin",
+    [
+        ("tinyllama-int8-a10g-talk", "int8_wo", "fp16", "tinyllama-fp16-a10g-talk"),
+        ("x-int4-a100", "int4_awq", "fp16", "x-fp16-a100"),
+        ("x-int8_wo-a100", "int8_wo", "fp16", "x-fp16-a100"),
+        ("mine", "int8", "fp16", "mine-fp16"),
+        ("x-int8-a10g", "int8", "int8", "x-int8-a10g"),
+    ],
+)
+def test_a_twin_is_called_by_its_own_precision(name, own, other, twin):
+    made = recipe.load("tinyllama-int8-a10g-talk").changed(name, precision=own, max_batch_size=63)
+    assert recipe.twin(made, other).name == twin
 
 
 def test_a_twin_differs_in_its_precision_and_is_the_one_of_the_folder_where_there_is_one():
@@ -430,6 +642,17 @@ def test_each_field_does_again_what_reads_it(name, fields, effect):
     assert change.effect.startswith(effect)
     assert shown.redone == change.redone
     assert ("nothing is built" in shown.verdict) == ("engine" not in shown.redone)
+
+
+def test_weights_that_are_laid_out_for_one_capability_are_made_again_for_another():
+    made = recipe.load("tinyllama-int8-a10g-talk")  # INT8, weights alone
+    again = recipe.diff(made, made.changed(gpu="a100-80gb"))
+    assert again.redone == ("checkpoint", "engine", "serve")
+    [checkpoint] = [stage for stage in again.stages if stage.step.kind == "checkpoint"]
+    assert checkpoint.why == "its weights are laid out for one compute capability: 8.6 → 8.0"
+    assert recipe.diff(made, made.changed(gpu="rtx-3090")).redone == ("engine", "serve")
+    smooth = made.changed(precision="int8")
+    assert recipe.diff(smooth, smooth.changed(gpu="a100-80gb")).redone == ("engine", "serve")
 
 
 def test_fields_that_only_go_together_say_so_and_the_whole_is_still_told():

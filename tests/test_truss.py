@@ -145,15 +145,16 @@ def test_each_word_of_truss_is_heard_from_it(real):
         "too_old": {"gpu": "t4", "precision": "fp16"},
         "no_fp8": {"gpu": "a10g"},
         "no_name": {"precision": "fp16", "kv_cache": "fp8"},
-        "too_small": {"max_num_tokens": 1},
+        "too_small": {"max_num_tokens": 1, "max_input_len": 1},
+        "no_chunks": {"precision": "int8_wo", "kv_cache": "int8", "serving": {"chunked_prefill": True}},
         "too_large": {"max_batch_size": 5000},
     }
     for kind, change in trials.items():
         export = truss.export(made(**change))
         words = truss.facts()["refusals"][kind]["says"].partition("{")[0]
-        assert len(export.refusals) == 1, kind
-        assert words in export.refusals[0].says
-        assert export.refusals[0].says in said(real, export.config)
+        [reason] = [reason for reason in export.refusals if reason.by == "truss"]
+        assert words in reason.says, kind
+        assert reason.says in said(real, export.config)
 
 
 def test_the_legacy_types_are_read_and_their_end_is_only_written_in_the_source(real):
@@ -274,6 +275,31 @@ def test_nothing_is_written_of_a_recipe_that_is_refused(tmp_path):
     for shown in (str(export), export._repr_html_()):
         assert "No config.yaml: " in shown and "cannot be deployed with Truss (3 reasons)" in shown
         assert "base_model" not in shown
+
+
+@pytest.mark.parametrize(
+    "change, field, words",
+    [
+        ({"tensor_parallel_size": 3}, "tensor_parallel_size", "32 heads and 4 key-value heads"),
+        ({"max_num_tokens": 999}, "max_num_tokens", "a prompt has to fit into one step"),
+        ({"model": "Llama-3.1-70B-Instruct", "precision": "fp16"}, "gpu", "does not fit on one H100 SXM"),
+        ({"model": "Llama-3.1-8B-Instruct", "gpu": "l4", "max_input_len": 90_000, "max_num_tokens": 90_000}, "", "fit"),
+    ],
+)
+def test_what_no_machine_can_run_is_refused_although_truss_would_take_it(real, change, field, words, tmp_path):
+    recipe_ = made(**change)
+    export = truss.export(recipe_)
+    held(real, export)
+    [reason] = [reason for reason in export.refusals if reason.by == "rules"]
+    assert words in str(reason) and (reason.setting == field or not field)
+    for shown in (str(export), export._repr_html_()):
+        assert "not deployable" in shown
+    with pytest.raises(WorkshopError, match="cannot be deployed"):
+        export.write(tmp_path)
+
+
+def test_what_only_another_machine_minds_is_no_reason_for_truss():
+    assert not [reason for reason in truss.export(made(gpu="a10g", precision="fp8")).refusals if reason.by == "rules"]
 
 
 def test_a_refused_file_says_in_its_headline_that_it_is_not_deployable():

@@ -5,21 +5,12 @@
 """
 
 from helpers.recipe.diff import Diff, diff
+from helpers.recipe.here import for_this_machine, pair, require_here, require_machine, twin
 from helpers.recipe.reading import FOLDER, names
 from helpers.recipe.rules import Remark, check, problems
 from helpers.recipe.rules import table as remarks
 from helpers.recipe.schema import CPU, Calibration, Recipe, Serving, from_text, given, load, parse
-from helpers.recipe.stages import (
-    PlannedStep,
-    RecipePlan,
-    for_this_machine,
-    overview,
-    pair,
-    plan,
-    require_here,
-    run,
-    twin,
-)
+from helpers.recipe.stages import PlannedStep, RecipePlan, overview, plan, run
 
 __all__ = [
     "CPU",
@@ -45,6 +36,7 @@ __all__ = [
     "problems",
     "remarks",
     "require_here",
+    "require_machine",
     "run",
     "twin",
 ]

@@ -87,6 +87,10 @@ class Change:
         return f"{self.field} {_written(self.before)} → {_written(self.after)}: {self.effect}"
 
 
+_TIED = {
+    "engine": "it is compiled for one kind of GPU",
+    "checkpoint": "its weights are laid out for one compute capability",
+}
 _MADE = ("download", "graph", "checkpoint", "engine")
 _SIZES = ("max_input_len", "max_output_len", "max_batch_size", "max_num_tokens")
 
@@ -228,8 +232,8 @@ def _compared(old: RecipePlan, new: RecipePlan) -> tuple[Redone, ...]:
             found[step.kind] = Redone(step, True, "the other recipe has no such stage")
         elif again:
             found[step.kind] = Redone(step, True, f"it reads the new {found[again[-1]].step.title}")
-        elif was.machine != step.machine:
-            found[step.kind] = Redone(step, True, f"it is compiled for one kind of GPU: {was.machine} → {step.machine}")
+        elif was.machine and step.machine and was.machine != step.machine:
+            found[step.kind] = Redone(step, True, f"{_TIED[step.kind]}: {was.machine} → {step.machine}")
         elif was.step.commands != step.step.commands:
             found[step.kind] = Redone(step, True, f"its command changes{_words(was, step)}")
         elif step.kind == SERVER and old.recipe.serving.port != new.recipe.serving.port:

@@ -10,7 +10,7 @@ from helpers.workspace import DATA
 
 FOLDER = DATA / "recipes"
 _MOST_BYTES = 64 * 1024  # a recipe has about 1 kB; what is far larger is another file
-_SECRET_VALUE = re.compile(r"(hf_|sk-|nvapi-)[A-Za-z0-9_-]{12,}")
+_SECRET_VALUE = re.compile(r"(?<![A-Za-z0-9])(hf_[A-Za-z0-9]{12,}|(sk-|nvapi-)[A-Za-z0-9_-]{12,})")
 
 
 def names() -> list[str]:
@@ -26,6 +26,11 @@ def listed() -> str:
 def masked(text: str) -> str:
     """A text without what looks like a key of the hub or of an API."""
     return _SECRET_VALUE.sub("(a secret, not shown)", text)
+
+
+def holds_secret(text: str) -> bool:
+    """A text has what looks like a key of the hub or of an API."""
+    return _SECRET_VALUE.search(text) is not None
 
 
 def fields_of_file(file: Path, where: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
@@ -104,9 +109,15 @@ def _parsed(text: str, where: str) -> tuple[dict[str, Any], dict[tuple[str, ...]
 
 
 def _walk(node: Any, where: str, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Every field of a mapping with its line; refuses one that is there twice."""
+    """Every field of a mapping, at any depth, with its line; refuses one that is there twice."""
     import yaml
 
+    if isinstance(node, yaml.SequenceNode):
+        for place, inner in enumerate(node.value):
+            yield (*above, str(place)), inner.start_mark.line + 1
+            yield from _walk(inner, where, (*above, str(place)))
+    if not isinstance(node, yaml.MappingNode):
+        return
     seen: dict[str, int] = {}
     for key, value in node.value:
         name, line = str(key.value), key.start_mark.line + 1
@@ -119,8 +130,7 @@ def _walk(node: Any, where: str, above: tuple[str, ...] = ()) -> Iterator[tuple[
             )
         seen[name] = line
         yield (*above, name), line
-        if isinstance(value, yaml.MappingNode):
-            yield from _walk(value, where, (*above, name))
+        yield from _walk(value, where, (*above, name))
 
 
 def _loader() -> Any:

@@ -6,7 +6,7 @@ Every remark is computed, with its numbers, from the tables and planners that th
 
 import ipaddress
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,9 @@ from helpers.toolchains import openvino, tensorrt_llm
 from helpers.toolchains.choices import CHECKPOINTS, TITLES
 from helpers.toolchains.tensorrt_llm.kv import side_effects
 from helpers.toolchains.tensorrt_llm.weights import UNREPORTED
+
+NO_ROOM = "does not fit"
+"""In short: the weights, or what a step works with, are too large for the GPU."""
 
 Kind = Literal["problem", "warning", "note"]
 
@@ -106,41 +109,66 @@ def table(recipe: Recipe | str | Path) -> Table:
     return Table(["kind", "field", "what to know"], rows, f"Recipe {recipe.name}, checked against the rules", note)
 
 
-def settings(recipe: Recipe) -> dict[str, Any] | None:
-    """The ``config.json`` of a recipe's model; None for one that only the hub knows.
+def counted(count: int, what: str) -> str:
+    """A number of things in words, such as ``1 request`` or ``2 requests``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
-    Raises:
-        WorkshopError: the model's folder is not whole.
-    """
+
+def settings(recipe: Recipe) -> dict[str, Any] | None:
+    """The ``config.json`` of a recipe's model; None for one that only the hub knows, or whose folder is none."""
     row = models.known().get(recipe.model)
     if row is not None:
         return dict(row["config"])
-    return None if recipe.on_hub else models.find(recipe.model).config
+    return None if recipe.on_hub or _refused_folder(recipe) else models.find(recipe.model).config
+
+
+def _refused_folder(recipe: Recipe) -> str:
+    """What is wrong with a model's folder; empty for one that is a model, and for a model of the hub."""
+    if recipe.on_hub:
+        return ""
+    try:
+        memory.Shape.of(models.find(recipe.model).config)
+    except WorkshopError as refused:
+        return str(refused)
+    except OSError as problem:
+        return f"{recipe.model} cannot be read: {problem.strerror}. Look at its permissions."
+    return ""
 
 
 def shape(recipe: Recipe) -> memory.Shape | None:
-    """The shape of a recipe's model, or None for one that only the hub knows."""
+    """The shape of a recipe's model, or None where :func:`settings` has none."""
     config = settings(recipe)
     return memory.Shape.of(config) if config else None
 
 
 def fit(recipe: Recipe) -> memory.Fit | None:
-    """What the memory planner says of a recipe for a GPU; None on a CPU, and for a model that only the hub knows.
-
-    A request may be longer than the model's positions, as the talk's own is: its keys and values are planned for all
-    the same, since the engine's KV cache is.
+    """What the memory planner says of a recipe for a GPU; None on a CPU, and where :func:`settings` has none.
 
     Raises:
         WorkshopError: it does not fit at all, or cannot be split so.
     """
     config = settings(recipe)
-    if recipe.on_cpu or config is None:
-        return None
-    name = recipe.model
+    return None if recipe.on_cpu or config is None else fitted(recipe, config, recipe.gpu)
+
+
+def fitted(recipe: Recipe, config: Mapping[str, Any], gpu: str | float) -> memory.Fit:
+    """What the memory planner says of a recipe on a GPU.
+
+    A request may be longer than the model's positions, as the talk's own is: its keys and values are planned for all
+    the same, since the engine's KV cache is.
+
+    Args:
+        recipe: for a GPU.
+        config: of its model.
+        gpu: a key of ``data/gpus.toml``, or GiB.
+
+    Raises:
+        WorkshopError: it does not fit at all, or cannot be split so.
+    """
     positions = max(int(config["max_position_embeddings"]), recipe.max_seq_len)
     return memory.fit(
-        {**config, "max_position_embeddings": positions, "_name_or_path": name},
-        recipe.gpu,
+        {**config, "max_position_embeddings": positions, "_name_or_path": recipe.model},
+        gpu,
         CHECKPOINTS[recipe.precision],
         recipe.kv,
         recipe.max_batch_size,
@@ -195,8 +223,11 @@ def _model(recipe: Recipe) -> Iterator[Remark]:
     """Where the weights come from."""
     row = models.known().get(recipe.model)
     if row is None:
+        wrong = _refused_folder(recipe)
         if recipe.on_hub:
             yield from _unpinned(recipe)
+        elif wrong:
+            yield Remark("model", wrong, "problem", "no whole model in that folder")
         return
     if row["gated"]:
         yield Remark(
@@ -401,13 +432,13 @@ def _memory(recipe: Recipe) -> Iterator[Remark]:
     try:
         made = fit(recipe)
     except WorkshopError as refused:
-        yield Remark("gpu", str(refused), "problem", "does not fit")
+        yield Remark("gpu", str(refused), "problem", NO_ROOM)
         return
     if made is None or made.requests >= recipe.max_batch_size:
         return
     room = (
-        f"predicted: the KV cache holds {made.tokens:,} tokens, {made.requests:,} request"
-        f"{'' if made.requests == 1 else 's'} of {recipe.max_seq_len:,}"
+        f"predicted: the KV cache holds {made.tokens:,} tokens, {counted(made.requests, 'request')} of "
+        f"{recipe.max_seq_len:,}"
     )
     if not made.requests:
         yield Remark(
@@ -445,9 +476,9 @@ def _cpu_memory(recipe: Recipe) -> Iterator[Remark]:
     elif cache.tokens < cache.full:
         yield Remark(
             "serving.kv_cache_tokens",
-            f"A KV cache of {cache.tokens:,} tokens holds {cache.requests:,} requests of {recipe.max_seq_len:,}, and "
-            f"the batch has {recipe.max_batch_size:,}: at full length {recipe.max_batch_size - cache.requests:,} of "
-            f"them wait. A full batch takes {cache.full:,}.",
+            f"A KV cache of {cache.tokens:,} tokens holds {counted(cache.requests, 'request')} of "
+            f"{recipe.max_seq_len:,}, and the batch has {recipe.max_batch_size:,}: at full length "
+            f"{recipe.max_batch_size - cache.requests:,} of them wait. A full batch takes {cache.full:,}.",
             "warning",
             f"{cache.requests:,} of {recipe.max_batch_size:,} requests fit",
         )

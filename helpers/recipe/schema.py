@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from helpers import hardware, models
+from helpers import checkpoint, hardware, models
 from helpers.errors import WorkshopError
 from helpers.memory import KV_SHARE
 from helpers.recipe import reading
@@ -30,13 +30,16 @@ CPU = "cpu"
 """What a recipe writes in place of a GPU for the CPU toolchain."""
 
 _MOST = 2**31 - 1  # sizes are 32-bit integers in TensorRT-LLM
-_TEXTS = 128  # lines of data/calibration/train.jsonl
+_TEXTS = checkpoint.CALIBRATION_TEXTS  # lines of data/calibration/train.jsonl
 
 Precision = Literal["fp16", "fp8", "int8", "int8_wo", "int4_awq"]
 KvCache = Literal["auto", "fp16", "fp8", "int8"]
 Count = Annotated[int, Field(ge=1, le=_MOST)]
 
-_SECRET = re.compile(r"(^|_)(token|api_?key|secret|password|passwd|credentials?)($|_)", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(^|_)(token|(api|private|access)_?keys?|secrets?|passwords?|passwd|credentials?|authorization|bearer)($|_)"
+)
+_NEW_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")  # hfToken, HFToken, hf-token
 FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
 """What pins a model of the hub for good: a branch, a tag or a short hash does not."""
 
@@ -301,7 +304,7 @@ def parse(
         WorkshopError: names every field that is wrong.
     """
     lines = lines or {}
-    secrets = [path for path in _paths(data) if _is_secret(path)]
+    secrets = [path for path, value in _paths(data) if _is_secret(path) or _holds_secret(path, value)]
     problems = [(path, _NO_SECRET) for path in secrets]
     try:
         made = Recipe.model_validate(data)
@@ -309,7 +312,7 @@ def parse(
         told = [(_path(error), _sentence(error, data)) for error in _each_once(refused.errors(), data)]
         problems += [(path, text) for path, text in told if path not in secrets]
     if problems:
-        written = list(_paths(data))  # in the order of the file; what is missing in it comes last
+        written = [path for path, _ in _paths(data)]  # in the order of the file; what is missing in it comes last
         problems.sort(key=lambda one: written.index(one[0]) if one[0] in written else len(written))
         rows = [f"  {_named(path, lines)}: {text}" for path, text in problems]
         raise WorkshopError(reading.masked("\n".join([f"The recipe {where or name} cannot be used:", *rows])))
@@ -362,17 +365,24 @@ def _where(file: Path) -> str:
     return str(absolute.relative_to(REPOSITORY)) if absolute.is_relative_to(REPOSITORY) else str(file)
 
 
-def _paths(data: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every field, at any depth."""
-    for name, value in data.items() if isinstance(data, Mapping) else ():
-        yield (*above, str(name))
+def _paths(data: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every field and its value, at any depth; what stands in a list is called by its place."""
+    named = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list | tuple) else ()
+    for name, value in named:
+        yield (*above, str(name)), value
         yield from _paths(value, (*above, str(name)))
 
 
 def _is_secret(path: tuple[str, ...]) -> bool:
     """A field's name is that of a secret; a slip such as ``max_num_token`` is none."""
     sizes = {*Recipe.model_fields, *Serving.model_fields}
-    return bool(_SECRET.search(path[-1])) and f"{_plain(path)}s" not in sizes
+    words = _NEW_WORD.sub("_", path[-1]).lower()
+    return bool(_SECRET.search(words)) and f"{_plain(path)}s" not in sizes
+
+
+def _holds_secret(path: tuple[str, ...], value: Any) -> bool:
+    """A field's value, or its name, looks like a key itself."""
+    return reading.holds_secret(path[-1]) or (isinstance(value, str) and reading.holds_secret(value))
 
 
 def _path(error: Any) -> tuple[str, ...]:
@@ -454,7 +464,9 @@ def _meant_field(path: tuple[str, ...]) -> str:
     if field in others or field in everywhere:
         return str(others.get(field) or everywhere[field])
     here = _fields_beside(path)
-    near = difflib.get_close_matches(field, here, n=1) or difflib.get_close_matches(field, [*everywhere, *others], n=1)
+    near = difflib.get_close_matches(field, here, n=1)
+    # Of what others say only a slip: 'authorization' is not their 'quantization'.
+    near = near or difflib.get_close_matches(field, [*everywhere, *others], n=1, cutoff=0.75)
     same = near[0] if near else ""
     own = ".".join((*above, same)) if same in here else ""
     return str(own or everywhere.get(same) or others.get(same, ""))
@@ -535,7 +547,11 @@ def _there(path: Path, kind: Callable[[Path], bool]) -> bool:
 
 
 def _shown(found: Any) -> str:
-    """A value in a message: short, and never a secret."""
+    """A value in a message: short, and never a secret; what has fields of its own may hold one, and is only named."""
+    if isinstance(found, Mapping):
+        return "a mapping"
+    if isinstance(found, list | tuple | set):
+        return "a list"
     as_yaml = "null" if found is None else str(found).lower() if isinstance(found, bool) else repr(found)
     text = reading.masked(as_yaml)
     return text if len(text) <= 80 else f"{text[:76]} …"
@@ -553,6 +569,11 @@ def _model(name: str) -> str:
             return proper
     if name.lower() == models.BUNDLED:
         return models.BUNDLED
+    if not name.strip("./~ \t"):
+        raise ValueError(
+            "That names no model, but whatever folder a program is run in. Write 'bundled', a name of "
+            "data/models.toml, a folder by its own name, or a hub id (owner/name)."
+        )
     if _is_folder(name) or _HUB_ID.fullmatch(name):
         return name
     shown = _shown(name)

@@ -5,23 +5,22 @@ for any GPU from any machine; :func:`run` is for the machine that the recipe nam
 """
 
 import html
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import checkpoint, hardware, memory, models, toolchains, workspace
+from helpers import checkpoint, hardware, memory, models, releases, toolchains, workspace
 from helpers import plan as pod
 from helpers.cards import Shown, Table, bytes_text
 from helpers.errors import WorkshopError
-from helpers.hardware import Datasheet, Gpu
+from helpers.hardware.machine import capability_text
 from helpers.recipe import rules
+from helpers.recipe.here import require_here, require_room
 from helpers.recipe.reading import names
 from helpers.recipe.rules import Remark
-from helpers.recipe.schema import CPU, Recipe, given, is_file, load
+from helpers.recipe.schema import Recipe, given, load
 from helpers.toolchains import openvino, tensorrt_llm
 from helpers.toolchains.base import Engine
-from helpers.toolchains.choices import CHECKPOINTS
-from helpers.toolchains.choices import TITLES as TITLES_OF
+from helpers.toolchains.choices import CHECKPOINTS, TITLES
 
 _SHOWN = ("install", "download", "graph", "checkpoint", "engine", "serve")
 _READS = {
@@ -32,7 +31,7 @@ _READS = {
 }
 """Which stages each stage reads what was made by."""
 
-TITLES = {
+STAGE_TITLES = {
     "install": "installation",
     "download": "download",
     "graph": "graph",
@@ -52,7 +51,8 @@ class PlannedStep:
         step: title, commands, what it makes and how large that will be.
         title: what it is called in a sentence.
         reads: the kinds of earlier stages whose results it takes.
-        machine: what the result is tied to, beside its command; empty where it can be copied anywhere.
+        machine: what the result is tied to, beside its command: a GPU's key for an engine, a compute capability for
+            weights that are laid out for one; empty where it can be copied anywhere.
         done: what it makes is on this machine already.
     """
 
@@ -80,6 +80,8 @@ class RecipePlan(Shown):
         fit: the memory planner's answer, for a GPU and a model whose shape is known.
         remarks: from :func:`helpers.recipe.rules.check`.
         notes: what holds for all of it.
+        settings: what a terminal is told before any of it; None where there are no steps. It makes nothing, so it is no
+            stage: it is never missing, and two recipes are not compared by it.
     """
 
     recipe: Recipe
@@ -88,6 +90,7 @@ class RecipePlan(Shown):
     fit: memory.Fit | None
     remarks: tuple[Remark, ...]
     notes: tuple[str, ...] = ()
+    settings: pod.Step | None = None
 
     @property
     def problems(self) -> tuple[Remark, ...]:
@@ -106,7 +109,7 @@ class RecipePlan(Shown):
             return "There is no plan: a problem stands in the way."
         todo = [step.title for step in self.missing]
         if self.problems:
-            left = f"{_counted(len(self.problems), 'problem')} to solve before it can be run"
+            left = f"{rules.counted(len(self.problems), 'problem')} to solve before it can be run"
         else:
             left = f"To do: {', '.join(todo)}, then the server" if todo else "All is made: only the server starts"
         return f"{self.room} {left}."
@@ -121,11 +124,13 @@ class RecipePlan(Shown):
             return "Its memory is not known before the model is downloaded."
         return (
             f"predicted: the KV cache takes {bytes_text(cache.bytes)} of this machine's memory for {cache.tokens:,} "
-            f"tokens, {_counted(cache.requests, 'request')} of {self.recipe.max_seq_len:,}."
+            f"tokens, {rules.counted(cache.requests, 'request')} of {self.recipe.max_seq_len:,}."
         )
 
     def __str__(self) -> str:
         lines = [f"# Recipe {self.recipe.name}: {self.title}", *(f"# {note}" for note in self.notes)]
+        if self.settings:
+            lines += ["", f"# {self.settings.heading()}", *self.settings.lines]
         for step in self.steps:
             lines += ["", f"# {step.heading}", *step.step.lines]
         lines += ["", f"# {self.verdict}", *(f"# {remark}" for remark in self.remarks)]
@@ -135,7 +140,8 @@ class RecipePlan(Shown):
         def line(text: object) -> str:
             return f"<p style='margin:0.2em 0'>{html.escape(str(text))}</p>"
 
-        steps = "".join(pod.step_html(step.step, step.heading) for step in self.steps)
+        steps = pod.step_html(self.settings, self.settings.heading()) if self.settings else ""
+        steps += "".join(pod.step_html(step.step, step.heading) for step in self.steps)
         return (
             "<div style='border-left:4px solid #5B5B5B;padding:0.2em 0 0.2em 1em;margin:0.5em 0'>"
             f"<strong>{html.escape(f'Recipe {self.recipe.name}: {self.title}')}</strong>"
@@ -164,7 +170,8 @@ def plan(recipe: Recipe | str | Path) -> RecipePlan:
         return RecipePlan(recipe, f"{recipe.model}, {recipe.gpu}", (), None, remarks)
     steps = tuple(_planned(recipe, step) for step in made.steps if step.kind in _SHOWN)
     note = [made.notes[0]] if made.notes else []
-    return RecipePlan(recipe, made.title, steps, fit, remarks, tuple(note))
+    settings = next(step for step in made.steps if step.kind == "settings")
+    return RecipePlan(recipe, made.title, steps, fit, remarks, tuple(note), settings)
 
 
 def commands(recipe: Recipe) -> pod.Plan:
@@ -198,9 +205,17 @@ def commands(recipe: Recipe) -> pod.Plan:
 def _planned(recipe: Recipe, step: pod.Step) -> PlannedStep:
     """One stage, with what it reads and whether it is done here."""
     plain = checkpoint.texts_used(CHECKPOINTS[recipe.precision], recipe.kv) == 0
-    title = "conversion" if step.kind == "checkpoint" and plain else TITLES[step.kind]
-    tied = recipe.gpu if step.kind == "engine" else ""
-    return PlannedStep(step.kind, step, title, _READS.get(step.kind, ()), tied, _done(recipe, step))
+    title = "conversion" if step.kind == "checkpoint" and plain else STAGE_TITLES[step.kind]
+    return PlannedStep(step.kind, step, title, _READS.get(step.kind, ()), _tied(recipe, step.kind), _done(recipe, step))
+
+
+def _tied(recipe: Recipe, kind: str) -> str:
+    """What a stage's result is tied to, beside its command; empty where it can be copied anywhere."""
+    if kind == "engine":
+        return recipe.gpu
+    if kind == "checkpoint" and recipe.precision == "int8_wo":  # convert_checkpoint lays them out for the GPU it sees
+        return capability_text(hardware.by_key(recipe.gpu).compute_capability)
+    return ""
 
 
 def _done(recipe: Recipe, step: pod.Step) -> bool:
@@ -209,13 +224,15 @@ def _done(recipe: Recipe, step: pod.Step) -> bool:
         return False
     place = Path(step.makes.replace(pod.HOME, str(workspace.home()), 1))
     if step.kind == "install":
-        return (place / "bin" / "trtllm-build").exists()
+        used = releases.current()
+        return (used is not None and used.python.parent.parent == place) or (place / "bin" / "trtllm-build").exists()
     found = workspace.find(place)
     if found is None:
         return False
     if step.kind == "engine" and _refused(recipe, Engine(found.path, found.manifest)):
         return False
-    return _from_these_weights(recipe, found.manifest) and _by_this_worker(step, found.manifest)
+    made = found.manifest
+    return _from_these_weights(recipe, made) and _by_this_worker(step, made) and _of_this_kind(recipe, step, made)
 
 
 def _refused(recipe: Recipe, engine: Engine) -> bool:
@@ -234,6 +251,15 @@ def _from_these_weights(recipe: Recipe, made: workspace.Manifest) -> bool:
     if not recipe.on_hub:
         return made.inputs["model"] == models.find(recipe.model).digest
     return True  # the folder's name has the revision, and hashing gigabytes for a preview would keep people waiting
+
+
+def _of_this_kind(recipe: Recipe, step: pod.Step, made: workspace.Manifest) -> bool:
+    """Whether a graph was made by the packages that are here, and weights are laid out for the recipe's GPU."""
+    if step.kind == "graph":
+        return made.maker == openvino.graph_maker()
+    if step.kind == "checkpoint" and made.machine:
+        return made.machine.get("compute_capability") == _tied(recipe, step.kind)
+    return True
 
 
 def _by_this_worker(step: pod.Step, made: workspace.Manifest) -> bool:
@@ -258,6 +284,7 @@ def run(recipe: Recipe | str | Path) -> Engine:
     require_here(recipe)
     rules.require(recipe)
     found = models.find(recipe.model, recipe.revision)
+    require_room(recipe, found.config)  # a model that only the hub knew has told its shape now
     made = toolchains.best().build(
         found,
         recipe.precision,
@@ -268,137 +295,6 @@ def run(recipe: Recipe | str | Path) -> Engine:
     )
     assert isinstance(made, Engine)
     return made
-
-
-def require_here(recipe: Recipe) -> None:
-    """Refuse a recipe for another machine.
-
-    An engine of TensorRT-LLM is tied to the compute capability, so a GPU of the same capability counts as the same.
-
-    Raises:
-        WorkshopError: names what is here, what the recipe is for, and what to do.
-    """
-    toolchain, machine = toolchains.best(), hardware.look()
-    gpu = hardware.supported_gpu(machine)
-    if recipe.on_cpu:
-        if toolchain.name != openvino.name:
-            raise WorkshopError(
-                f"The recipe {recipe.name} is for a CPU, and this machine builds for its {_product(gpu)}. Take a "
-                "recipe for that GPU (recipe.for_this_machine()), or set WORKSHOP_TOOLCHAIN=openvino."
-            )
-        return
-    sheet = hardware.by_key(recipe.gpu)
-    wanted = f"{recipe.tensor_parallel_size} × {sheet.name}" if recipe.tensor_parallel_size > 1 else sheet.name
-    if toolchain.name == openvino.name or gpu is None:
-        here = f"a {_product(gpu)} that is not used" if gpu else f"no GPU that TensorRT-LLM can use ({_cpu()})"
-        raise WorkshopError(
-            f"The recipe {recipe.name} is for {wanted}, and here is {here}. See its plan with "
-            f"{_plan_command(recipe)}, or run 'bundled-cpu', which is for a CPU."
-        )
-    if gpu.compute_capability != sheet.compute_capability:
-        raise WorkshopError(
-            f"The recipe {recipe.name} is for {wanted} (compute capability {_capability(sheet)}), and here is "
-            f"{_product(gpu)} ({gpu.capability_text}). Change its gpu, or take recipe.for_this_machine()."
-        )
-
-
-def _plan_command(recipe: Recipe) -> str:
-    """How to see a recipe's plan: from a terminal where it is one of the files, else in a notebook."""
-    return f"`python -m helpers plan {recipe.name}`" if is_file(recipe) else "recipe.plan(...)"
-
-
-def _product(gpu: Gpu | None) -> str:
-    """The name of a GPU that is here."""
-    return gpu.name if gpu else "GPU"
-
-
-def _cpu() -> str:
-    return hardware.cpu_identity()["cpu"]
-
-
-def _capability(sheet: Datasheet) -> str:
-    return ".".join(map(str, sheet.compute_capability))
-
-
-def for_this_machine() -> Recipe:
-    """The recipe of ``data/recipes`` that suits this machine, or one made from them.
-
-    On a CPU ``bundled-cpu``; on a GPU TinyLlama in its best 8 bits. ``WORKSHOP_MODEL`` names another model, as it does
-    for the notebooks.
-
-    Raises:
-        WorkshopError: the GPU here is in no table, or ``WORKSHOP_MODEL`` names no model.
-    """
-    if toolchains.best().name == openvino.name:
-        chosen = load("bundled-cpu")
-    else:
-        sheet = _sheet(hardware.supported_gpu(hardware.look()))
-        precision = tensorrt_llm.choices(sheet.key).eight_bit
-        name = f"tinyllama-{precision}-{sheet.key}"
-        usual = load("tinyllama-fp8-rtx-4090")
-        chosen = load(name) if name in names() else usual.changed(name, gpu=sheet.key, precision=precision)
-    model = os.environ.get("WORKSHOP_MODEL")
-    return chosen.changed(model=model) if model else chosen
-
-
-def _sheet(gpu: Gpu | None) -> Datasheet:
-    """The row of ``data/gpus.toml`` for a GPU: its own, else the largest of its capability that is not larger.
-
-    Raises:
-        WorkshopError: there is none.
-    """
-    if gpu is None:
-        raise WorkshopError("There is no GPU here that TensorRT-LLM has kernels for. Take the recipe 'bundled-cpu'.")
-    own = hardware.datasheet(gpu.name)
-    if own is not None:
-        return own
-    rows = [row for row in hardware.datasheets() if row.compute_capability == gpu.compute_capability]
-    # What a driver shows is a little less than what is sold.
-    fitting = [row for row in rows if row.memory_bytes <= 1.1 * gpu.memory_bytes]
-    if not fitting:
-        raise WorkshopError(
-            f"data/gpus.toml has no GPU like the {gpu.name} here (compute capability {gpu.capability_text}). Add a row "
-            "for it, or write a recipe for the nearest."
-        )
-    return max(fitting, key=lambda row: row.memory_bytes)
-
-
-def twin(recipe: Recipe | str | Path, precision: str) -> Recipe:
-    """The same recipe with weights of another precision, for two engines side by side.
-
-    Where ``data/recipes`` has it, it is that one.
-
-    Args:
-        recipe: itself, its file or its name.
-        precision: of the weights.
-
-    Raises:
-        WorkshopError: it is no recipe, or there is no such precision.
-    """
-    recipe = given(recipe)
-    words = recipe.name.split("-")
-    named = [precision if word == recipe.precision else word for word in words]
-    name = "-".join(named if recipe.precision in words else [*words, precision])
-    made = recipe.changed(name, precision=precision)
-    return next((known for known in map(load, names()) if known.model_dump() == made.model_dump()), made)
-
-
-def pair(recipe: Recipe | str | Path) -> tuple[Recipe, Recipe]:
-    """A recipe in 16 bits and in the best 8 bits of its machine, to be served at the same time.
-
-    Two engines on one GPU share its memory: the first takes 0.4 of it for its KV cache, the second 0.6 of what is then
-    left, about as much.
-
-    Raises:
-        WorkshopError: as :func:`twin`.
-    """
-    recipe = given(recipe)
-    offered = openvino.choices() if recipe.on_cpu else tensorrt_llm.choices(recipe.gpu)
-    small = recipe.precision if recipe.precision != "fp16" else offered.eight_bit
-    left, right = twin(recipe, "fp16"), twin(recipe, small)
-    if recipe.on_cpu:
-        return left, right
-    return left.changed(left.name, serving__kv_cache_share=0.4), right.changed(right.name, serving__kv_cache_share=0.6)
 
 
 class _Overview(Table):
@@ -418,22 +314,7 @@ def overview() -> Table:
         said = [remark for remark in rules.check(recipe) if remark.kind != "note"]
         remarks = "; ".join(remark.brief for remark in said) or "–"
         where = f"{gpus} × {machine}" if gpus > 1 else machine
-        rows.append([recipe.name, recipe.model, where, TITLES_OF[recipe.precision], lengths, remarks])
+        rows.append([recipe.name, recipe.model, where, TITLES[recipe.precision], lengths, remarks])
     columns = ["recipe", "model", "machine", "weights", "prompt + answer", "remarks"]
     note = "recipe.load(name) reads one; recipe.plan(name) shows its stages, recipe.remarks(name) the whole remarks."
     return _Overview(columns, rows, "Recipes in data/recipes", note)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def this_machine() -> str:
-    """What recipes call this machine: ``cpu``, or the key of its GPU.
-
-    Raises:
-        WorkshopError: as :func:`for_this_machine`.
-    """
-    if toolchains.best().name == openvino.name:
-        return CPU
-    return _sheet(hardware.supported_gpu(hardware.look())).key

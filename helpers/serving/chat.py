@@ -20,7 +20,7 @@ __all__ = ["ChatError", "Comparison", "Reply", "ask", "side_by_side"]
 DRAWN_EVERY = 0.1
 """Seconds between two drawings: drawing each token would hold up the thread that reads them."""
 
-_ONCE = "One run each says little: notebook 08 measures speeds."
+_ONCE = "One run each says little."
 _LINE = 100  # characters that a terminal's line has room for
 _NO_FP8 = "A CPU has no FP8 arithmetic: numbers are widened before they are multiplied (notebook 04)."
 _ALIKE = 1.1  # a single run cannot tell speeds apart that are closer than this factor

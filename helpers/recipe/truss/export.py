@@ -144,7 +144,7 @@ def export(recipe: "Recipe | str | Path") -> TrussExport:
 
 def _notes(recipe: "Recipe", made: Mapping[str, Any], against: tuple[Refusal, ...]) -> Iterator[str]:
     """Where Baseten's page is narrower than Truss's schema, and what a push warns of."""
-    refused = {reason.setting.rpartition(".")[2] for reason in against}
+    refused = {reason.setting.rpartition(".")[2] for reason in against if reason.by != "rules"}
     for name, bounds in facts()["ranges"].items():
         value, most = made["trt_llm"]["build"][name], bounds.get("published_most")
         least, step = bounds.get("published_least", 1), bounds.get("published_multiple", 1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers import hardware, models
 from helpers.hardware.machine import capability_text
+from helpers.recipe import rules
 from helpers.recipe.truss.facts import accelerator, facts, nearest, offered, offered_text, version
 from helpers.recipe.truss.mapping import pair, quantization
 from helpers.toolchains.choices import TITLES
@@ -25,9 +26,10 @@ class Refusal:
     Attributes:
         setting: of ``config.yaml``, such as ``resources.accelerator``.
         why: what is wrong, a clause.
-        says: Truss's own words.
-        by: ``truss``, which says so as it reads the file, or ``published``: its source or Baseten's page says so.
-        instead: what to do, a sentence.
+        says: Truss's own words; empty where the rules say it.
+        by: ``truss``, which says so as it reads the file; ``published``: its source or Baseten's page says so; or
+            ``rules``: no machine can build or run the recipe, and no one has to say so but TensorRT-LLM.
+        instead: what to do, a sentence; empty where ``why`` says it.
     """
 
     setting: str
@@ -37,6 +39,8 @@ class Refusal:
     instead: str
 
     def __str__(self) -> str:
+        if self.by == "rules":
+            return f"{self.setting}: {self.why}"
         who = f"Truss {version()} says" if self.by == "truss" else "published"
         return f"{self.why} ({who}: “{self.says.rstrip('.')}”). {self.instead}"
 
@@ -47,12 +51,28 @@ def refusals(recipe: "Recipe", made: Mapping[str, Any]) -> Iterator[Refusal]:
     yield from _precision(recipe)
     yield from _model(recipe)
     yield from _ranges(made["trt_llm"]["build"])
+    yield from _rules(recipe)
 
 
 def _refusal(kind: str, setting: str, why: str, instead: str, bound: int = 0) -> Refusal:
     """A reason of ``data/truss.toml``, in the case at hand."""
     known = facts()["refusals"][kind]
     return Refusal(setting, why, str(known["says"]).replace("{bound}", str(bound)), str(known["by"]), instead)
+
+
+_ANYWHERE = ("tensor_parallel_size", "max_num_tokens", "max_batch_size")
+
+
+def _rules(recipe: "Recipe") -> Iterator[Refusal]:
+    """What stands in a recipe's way on any machine: heads, chunks, memory. Of these Truss looks only at the chunks."""
+    if recipe.on_cpu:
+        return
+    for remark in rules.problems(recipe):
+        if remark.field == "serving.chunked_prefill":
+            why, _, instead = remark.text.partition(". ")
+            yield _refusal("no_chunks", "trt_llm.runtime.enable_chunked_context", why, instead)
+        elif remark.field in _ANYWHERE or remark.short == rules.NO_ROOM:
+            yield Refusal(remark.field, remark.text, "", "rules", "")
 
 
 def _gpu(recipe: "Recipe") -> Iterator[Refusal]:

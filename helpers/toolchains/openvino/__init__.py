@@ -47,6 +47,11 @@ def release() -> dict[str, str]:
     return {package: version(package) for package in ("openvino", "openvino-genai", "nncf")}
 
 
+def graph_maker() -> dict[str, str]:
+    """The packages that decide what a graph looks like, and their versions."""
+    return {package: version(package) for package in ("optimum-intel", "openvino", "torch", "transformers")}
+
+
 def choices() -> Choices:
     """Which precisions an engine for this CPU can have."""
     said = {
@@ -105,7 +110,7 @@ def export(model: Model) -> Artifact:
             command=commands.export(str(program), str(model.path), "{out}"),
             target=workspace.home() / "graphs" / model.folder,
             inputs={"model": model.digest},
-            maker={package: version(package) for package in ("optimum-intel", "openvino", "torch", "transformers")},
+            maker=graph_maker(),
             environment={**_QUIET, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
             expected=["openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml"],
             space=3 * model.bytes,
