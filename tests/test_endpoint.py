@@ -176,6 +176,17 @@ def test_it_shows_what_the_engine_tells(make):
     assert whole.sentence in str(whole) and whole.sentence in whole._repr_html_()
 
 
+def test_what_was_idle_before_does_not_end_the_wait_for_what_happened_since(make, tmp_path):
+    made, began = make(), time.time()
+    made.metrics = tmp_path / "metrics.jsonl"
+    idle = {"numActiveRequests": 0, "numQueuedRequests": 0}
+    poller.append(made.metrics, [idle], began - 5)
+    late = threading.Timer(0.3, lambda: poller.append(made.metrics, [{"numActiveRequests": 2}, idle], time.time()))
+    late.start()
+    assert made._settled(began).most_active == 2
+    assert time.time() - began < 0.9, "it waits no longer than it has to"
+
+
 @pytest.mark.parametrize(
     ("active", "age", "told"),
     [
@@ -317,6 +328,34 @@ def test_a_server_killed_during_a_stream_is_told_and_can_be_restarted(make, pids
     assert serving.endpoints() == (made,)
 
 
+def test_a_server_that_died_can_be_started_again_and_leaves_nothing_twice(make, pids):
+    made = make().start()
+    threads = {one for one in threading.enumerate() if one.name.startswith("metrics of ")}
+    os.kill(pids.wait(2)[0], signal.SIGKILL)
+    until(lambda: not made.running, 5)
+    made.start()
+    assert serving.endpoints() == (made,) and made.status().ready
+    made.stop()
+    assert serving.endpoints() == ()
+    left = [one.name for one in threading.enumerate() if one.name.startswith("metrics of ")]
+    assert left == [] and len(threads) == 1
+    pids.all_gone(4)
+
+
+def test_a_dead_servers_poller_ends_and_takes_no_records_from_the_next(make, pids):
+    dead = make().start()
+    os.kill(pids.wait(2)[0], signal.SIGKILL)
+    until(lambda: not dead.running, 5)
+    until(lambda: threads_of(dead) == [], 5, "the end of its poller")
+    pids.all_gone(2)
+    following = make(port=dead.port, name="openvino-fp8").start()
+    assert serving.endpoints() == (following,), "the dead one has let go of the port"
+    assert dead.status().state == "died: was killed by SIGKILL", "nobody has stopped it"
+    assert until(lambda: poller.last(following.metrics), 5).active == 3
+    dead.stop()
+    assert dead.status().state == "stopped" and following.status().ready
+
+
 def test_a_killed_keeper_takes_the_server_with_it(make, pids):
     made = make().start()
     os.kill(made.pid, signal.SIGKILL)
@@ -375,6 +414,42 @@ def test_a_server_can_be_stopped_while_it_starts(make, pids):
     pids.all_gone(2)
 
 
+def test_a_stop_before_there_is_a_process_counts(make, monkeypatch):
+    made = make()
+    serve_command = made._toolchain.serve_command
+
+    def stopped_meanwhile(engine, options) -> ServeCommand:
+        stopping = threading.Thread(target=made.stop)
+        stopping.start()
+        stopping.join(5)
+        return serve_command(engine, options)
+
+    monkeypatch.setattr(made._toolchain, "serve_command", stopped_meanwhile)
+    with pytest.raises(WorkshopError, match="was stopped before it answered"):
+        made.start()
+    assert made.pid is None and made.status().state == "stopped" and serving.endpoints() == ()
+    monkeypatch.setattr(made._toolchain, "serve_command", serve_command)
+    assert made.restart().status().ready
+
+
+def test_a_stop_between_two_tries_for_a_port_counts(make, monkeypatch):
+    made, tried = make(), []
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+
+        def free_port(host: str) -> int:
+            tried.append(host)
+            if len(tried) == 2:
+                made.stop()
+            return held.getsockname()[1]
+
+        monkeypatch.setattr(ports, "free_port", free_port)
+        with pytest.raises(WorkshopError, match="was stopped before it answered"):
+            made.start()
+    assert len(tried) == 2 and not made.running and serving.endpoints() == ()
+
+
 def test_a_port_that_is_taken_is_one_sentence_with_who_holds_it(make):
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -415,6 +490,32 @@ def test_secrets_are_not_shown_and_not_kept(make, monkeypatch):
     assert secret not in str(made) + str(made.status())
     made.stop()
     assert made.log.read_text().startswith("loading with token [hidden]")
+
+
+def test_the_questions_of_the_endpoint_itself_do_not_bury_what_its_log_tells(make, tmp_path):
+    made, asked = make(), 'INFO:     127.0.0.1:4000 - "GET {} HTTP/1.1" 200 OK\n'
+    made.log = tmp_path / "log.txt"
+    mine = asked.format("/health") + asked.format("/metrics")
+    made.log.write_text("RuntimeError: no room\n" + mine * 50 + asked.format("/v1/models") + mine)
+    assert made.log_text() == "RuntimeError: no room\n" + asked.format("/v1/models")
+
+
+def test_of_a_long_log_the_last_whole_lines_are_read_and_all_of_it_is_cleaned(make, tmp_path, monkeypatch):
+    secret = "hf_" + "a1B2c3D4" * 4
+    made = make()
+    made.log = tmp_path / "log.txt"
+    line = f"{secret} {'x' * 100}\n"
+    made.log.write_bytes(line.encode() * 20_000 + b"a\rb \xff\r\n")
+    text = made.log_text()
+    assert 200_000 < len(text) <= 256_000 and text.startswith("[hidden] x") and secret[-8:] not in text
+    reads = []
+    monkeypatch.setattr(Path, "read_text", lambda path, **more: reads.append(path))
+    made._hide_secrets()
+    written = made.log.read_bytes()
+    assert reads == [], "it may not fit into memory"
+    assert secret.encode() not in written and written.count(b"[hidden]") == 20_000
+    assert written.endswith("a\rb �\r\n".encode())
+    assert [one.name for one in tmp_path.glob("*log*")] == ["log.txt"]
 
 
 def test_the_command_for_a_terminal_works_as_it_stands(make):

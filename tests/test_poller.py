@@ -1,5 +1,6 @@
 """The poller reads each record once, whatever the server gives, and its file can be read at any moment."""
 
+import http.client
 import json
 import threading
 import time
@@ -70,7 +71,7 @@ def file(tmp_path) -> Path:
 
 @pytest.fixture
 def polling(source, file):
-    running = Poller(source.address, file, pause=0.01).start()
+    running = Poller(source.address, file, pause=0.01, idle_pause=0.01).start()
     yield running
     running.stop()
 
@@ -128,6 +129,78 @@ def test_while_it_is_paused_it_asks_nothing(source, file, polling):
         time.sleep(0.3)
         assert source.asked == asked and not poller.read(file)
     until(lambda: poller.read(file))
+
+
+def test_pauses_within_each_other_end_with_the_last(source, file, polling):
+    with polling.paused():
+        with polling.paused():
+            pass
+        asked = source.asked
+        time.sleep(0.3)
+        assert source.asked == asked
+    until(lambda: source.asked > asked, 5)
+
+
+def test_it_stops_at_once_while_a_question_is_being_put(file, monkeypatch):
+    slow, connecting, go_on = Source(wait=5), threading.Event(), threading.Event()
+    connect = http.client.HTTPConnection.connect
+
+    def late(connection) -> None:
+        connecting.set()
+        go_on.wait(5)
+        connect(connection)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", late)
+    running = Poller(slow.address, file).start()
+    connecting.wait(5)
+    began = time.monotonic()
+    threading.Timer(0.2, go_on.set).start()
+    running.stop()
+    assert time.monotonic() - began < 1 and not running._thread.is_alive()
+    slow.close()
+
+
+def test_it_ends_with_the_server_whose_records_it_reads(source, file):
+    alive = [True]
+    running = Poller(source.address, file, pause=0.01, idle_pause=0.01, alive=lambda: alive[0]).start()
+    until(lambda: source.asked)
+    alive[0] = False
+    until(lambda: not running._thread.is_alive(), 3)
+    asked = source.asked
+    source.give(told(1, 1))  # another server's, on the same port
+    time.sleep(0.1)
+    assert source.asked == asked and running.problem == "the server has ended"
+    running.stop()
+
+
+def test_it_asks_seldom_while_the_engine_is_idle_and_at_once_when_somebody_looks(source, file):
+    source.give(told(0, 0, numQueuedRequests=0))
+    running = Poller(source.address, file, pause=0.01, idle_pause=30).start()
+    until(lambda: poller.read(file))
+    time.sleep(0.3)
+    assert source.asked == 1, "an idle engine"
+    for number in range(5):
+        source.give(told(1, number))
+    source.give(told(0, 0, numQueuedRequests=0))
+    running.hurry()
+    until(lambda: len(poller.read(file)) == 7, 5, "all that an active engine tells")
+    time.sleep(0.3)
+    assert source.asked == 7
+    running.stop()
+
+
+@pytest.mark.parametrize(
+    ("records", "idle"),
+    [
+        ([], True),
+        ([told(0, 0, numQueuedRequests=0)], True),
+        ([told(0, 0)], False),  # two wait
+        ([told(0, 0, numQueuedRequests=0), told(1, 1, numQueuedRequests=0)], False),
+        ([{}], False),
+    ],
+)
+def test_what_counts_as_idle(records, idle):
+    assert poller._idle(records) is idle
 
 
 def test_the_file_is_bounded_and_what_was_put_aside_is_read_too(file):

@@ -40,6 +40,9 @@ _FIRST_ANSWER = 60.0  # seconds that the first token may take: kernels may be pr
 _LAST_WORD = 1.0  # seconds for the record that says that all is idle again
 _ATTEMPTS = 3  # free ports that are tried: another process may take one before the server does
 _GPU_RESERVE = 1_000_000_000  # bytes that a second engine needs beside its weights, about: CUDA's own and activations
+_LOG_BYTES = 256_000  # bytes at a log's end that are shown; a server may run for weeks
+_BATCH = 1_000_000  # characters of a log that are looked through for secrets at once
+_OWN_QUESTIONS = ('"GET /metrics', '"GET /health')  # in a line of the access log: what this module and its poller ask
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 _started: "list[Endpoint]" = []
@@ -110,7 +113,10 @@ def _resolved(what: "Engine | Recipe | str | Path", options: ServeOptions | None
 
 
 def endpoints() -> "tuple[Endpoint, ...]":
-    """Those that this process started and that have not been stopped, oldest first."""
+    """Those that this process started and that have not been stopped, oldest first.
+
+    One that has died is among them until it is stopped, or until the next one starts.
+    """
     return tuple(_started)
 
 
@@ -208,32 +214,53 @@ class Endpoint(Shown):
         Raises:
             WorkshopError: see :func:`start`.
         """
+        with _changing:
+            self._stopped = False  # only here: a stop() from now on counts, also before there is a process
         with _starting:
             if self.running:
                 return self
-            self._require_room()
+            self._clear_away()
             live = Live()
-            for attempt in range(_ATTEMPTS):
-                try:
-                    self._launch(live)
-                    break
-                except _PortTaken as taken:
-                    if self._asked or attempt + 1 == _ATTEMPTS:
-                        raise WorkshopError(str(taken)) from None
+            try:
+                self._require_room()
+                self._launch_on_a_port(live)
+            except BaseException:
+                self.stop()
+                raise
             live.finish(self)
         return self
+
+    def _clear_away(self) -> None:
+        """Let go of servers that have ended by themselves: the next one may get their port.
+
+        They still say that they died: nobody has stopped them.
+        """
+        for endpoint in endpoints():
+            if endpoint._owner == os.getpid() and not endpoint.running:
+                endpoint._end()
+        if self._process is not None:
+            self._end()
+            self._process = None
+
+    def _launch_on_a_port(self, live: Live) -> None:
+        """Start it; where it may choose, on another port if one has been lost meanwhile."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._launch(live)
+            except _PortTaken as taken:
+                self._end()
+                if self._asked or attempt + 1 == _ATTEMPTS:
+                    raise WorkshopError(str(taken)) from None
 
     def _launch(self, live: Live) -> None:
         """One attempt to start it."""
         words = self._spawn()
-        try:
-            self._wait_until_it_answers(words, live)
-            with _changing:
-                self._require_not_stopped()
-                self._poller = poller.Poller(self._address, self.metrics).start()
-        except BaseException:
-            self.stop()
-            raise
+        self._wait_until_it_answers(words, live)
+        with _changing:
+            self._require_not_stopped()
+            process = self._process
+            assert process is not None
+            self._poller = poller.Poller(self._address, self.metrics, alive=lambda: process.poll() is None).start()
 
     def _spawn(self) -> list[str]:
         """Start its process; gives the command, for those who read it."""
@@ -246,9 +273,10 @@ class Endpoint(Shown):
         directory = stage.run_directory(f"serve-{self.engine.path.name}")
         self.model, self.log, self.metrics = command.model, directory / "log.txt", directory / METRICS
         self._notes = (*self._notes_of_sharing(), *command.notes)
-        self.started_seconds, self._stopped, self._began = None, False, time.time()
+        self.started_seconds, self._began = None, time.time()
         words = _prepared(command, directory)
         with _changing, self.log.open("wb") as told:
+            self._require_not_stopped()
             self._process = subprocess.Popen(
                 keeper.keeping(words),
                 stdin=subprocess.PIPE,  # only this process holds the other end: the keeper sees it end
@@ -258,7 +286,8 @@ class Endpoint(Shown):
                 env=None if command.environment is None else dict(command.environment),
                 start_new_session=True,
             )
-            _started.append(self)
+            if self not in _started:
+                _started.append(self)
         return words
 
     def _require_not_stopped(self) -> None:
@@ -347,7 +376,13 @@ class Endpoint(Shown):
         if os.getpid() != self._owner:
             return  # a forked copy of this process; the server is not its own
         with _changing:
-            process, self._stopped = self._process, True
+            self._stopped = True
+            self._end()
+
+    def _end(self) -> None:
+        """End its process, if it runs, and let go of all that belongs to it."""
+        with _changing:
+            process = self._process
             if self in _started:
                 _started.remove(self)
             if self._poller:
@@ -365,11 +400,15 @@ class Endpoint(Shown):
 
     def _hide_secrets(self) -> None:
         """Leave a log without secrets, now that nobody writes into it."""
-        if self.log.is_file():
-            written = self.log.read_text(errors="replace")
-            hidden = processes.redactor(os.environ)(written)
-            if hidden != written:
-                workspace.write_whole(self.log, hidden)
+        if not self.log.is_file():
+            return
+        hide = processes.redactor(os.environ)
+        if all(hide(written) == written for written in _batches(self.log)):
+            return
+        part = self.log.with_name(f".{self.log.name}.{os.getpid()}")
+        with part.open("w", encoding="utf-8", newline="") as out:
+            out.writelines(hide(written) for written in _batches(self.log))
+        part.replace(self.log)
 
     def restart(self) -> "Endpoint":
         """End it, if it runs, and start it again on the same port where that is free.
@@ -396,14 +435,17 @@ class Endpoint(Shown):
     # --- What it says -----------------------------------------------------------
 
     def log_text(self) -> str:
-        """What the server has printed so far, without secrets."""
+        """The last that the server has printed, without secrets, and without the questions of this module itself."""
         try:
-            return processes.redactor(os.environ)(self.log.read_text(errors="replace"))
+            lines = _last_lines(self.log)
         except OSError:
             return ""
+        told = (line for line in lines if not any(question in line for question in _OWN_QUESTIONS))
+        return processes.redactor(os.environ)("".join(told))
 
     def status(self) -> Status:
         """How it is, asked anew: its process, ``/health``, and what the engine told last."""
+        self._hurry()
         state, note = self._state()
         record = poller.last(self.metrics)
         return Status(
@@ -416,6 +458,12 @@ class Endpoint(Shown):
             age=None if record is None else max(0.0, time.time() - record.time),
             note=note,
         )
+
+    def _hurry(self) -> None:
+        """Let the poller look now: it asks seldom while the engine is idle."""
+        reading = self._poller  # stop() takes it away
+        if reading:
+            reading.hurry()
 
     def _state(self) -> tuple[str, str]:
         """The state, and what to do about it."""
@@ -546,11 +594,12 @@ class Endpoint(Shown):
         live.finish(last())
 
     def _settled(self, began: float) -> Activity:
-        """What the engine did since ``began``, once its last record says that nothing runs or waits."""
+        """What the engine did since ``began``, once a record since then says that nothing runs or waits."""
+        self._hurry()
         deadline = time.monotonic() + _LAST_WORD
         while time.monotonic() < deadline:
             record = poller.last(self.metrics)
-            if record is not None and not record.active and not record.queued:
+            if record is not None and record.time >= began and not record.active and not record.queued:
                 break
             time.sleep(0.05)
         return self.activity(began)
@@ -571,7 +620,8 @@ class Endpoint(Shown):
     @contextlib.contextmanager
     def metrics_free(self) -> Iterator[None]:
         """Let somebody else read ``/metrics`` for a while; the views stand still meanwhile."""
-        with self._poller.paused() if self._poller else contextlib.nullcontext():
+        reading = self._poller
+        with reading.paused() if reading else contextlib.nullcontext():
             yield
 
     # --- How it shows itself ------------------------------------------------------
@@ -611,6 +661,22 @@ def _prepared(command: ServeCommand, directory: Path) -> list[str]:
     for name, content in command.files.items():
         workspace.write_whole(directory / name, content)
     return [word.replace(RUN, str(directory)) for word in command.command]
+
+
+def _last_lines(log: Path) -> list[str]:
+    """The whole lines at a log's end, with their ends; a line that is cut off there may hold half a secret."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LOG_BYTES))
+        lines = file.read().decode(errors="replace").splitlines(keepends=True)
+    return lines[1:] if size > _LOG_BYTES else lines
+
+
+def _batches(log: Path) -> Iterator[str]:
+    """A log in parts of whole lines, for one that does not fit into memory."""
+    with log.open(encoding="utf-8", errors="replace", newline="") as file:
+        while lines := file.readlines(_BATCH):
+            yield "".join(lines)
 
 
 def _ending_of(status: int) -> str:

@@ -11,7 +11,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ LIMIT_BYTES = 16_000_000
 """A file that has grown to this is put aside, in place of the one put aside before: two are kept at most."""
 
 _PAUSE = 0.2  # seconds between two questions: often enough for a live view, and no load on the server
+_PAUSE_IDLE = 1.0  # while the engine is idle: each question is a line in the log of the server on a GPU
 _PAUSE_GONE = 0.5  # after a question that got no answer: the server may be starting again
 _TIMES = ("%m-%d-%Y %H:%M:%S.%f", "%Y-%m-%d %H:%M:%S.%f", "%m-%d-%Y %H:%M:%S", "%Y-%m-%d %H:%M:%S")
 _CREDIBLE = 30.0  # seconds by which a record's own time may differ from its arrival's; more is another clock's
@@ -116,7 +117,7 @@ def _ask(
 
 
 class Poller:
-    """Asks one server for its records until it is stopped, and appends them to a file.
+    """Asks one server for its records until it is stopped or the server has ended, and appends them to a file.
 
     It is a thread of this process that keeps nothing alive: it ends with the process.
 
@@ -125,13 +126,33 @@ class Poller:
         problem: why the last question got no records; empty if it got an answer.
     """
 
-    def __init__(self, address: tuple[str, int], file: Path, limit: int = LIMIT_BYTES, pause: float = _PAUSE) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        file: Path,
+        limit: int = LIMIT_BYTES,
+        pause: float = _PAUSE,
+        idle_pause: float = _PAUSE_IDLE,
+        alive: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Describe it; :meth:`start` starts it.
+
+        Args:
+            address: host and port of the server.
+            file: what is written.
+            limit: bytes; see :data:`LIMIT_BYTES`.
+            pause: seconds between two questions while the engine works.
+            idle_pause: the same while it is idle.
+            alive: False once the server's process has ended. Its port may be another server's then, and a record that
+                is taken from that one is lost to its own poller.
+        """
         self.file = file
         self.problem = ""
-        self._address, self._limit, self._pause = address, limit, pause
-        self._stopped, self._free, self._may_ask = threading.Event(), threading.Event(), threading.Event()
+        self._address, self._limit, self._alive = address, limit, alive
+        self._pause, self._idle_pause = pause, max(pause, idle_pause)
+        self._stopped, self._free, self._wake = threading.Event(), threading.Event(), threading.Event()
         self._free.set()
-        self._may_ask.set()
+        self._pauses, self._counting = 0, threading.Lock()
         self._connection: http.client.HTTPConnection | None = None
         self._thread = threading.Thread(target=self._run, name=f"metrics of {address[0]}:{address[1]}", daemon=True)
 
@@ -143,40 +164,56 @@ class Poller:
     def stop(self) -> None:
         """End within a moment, also in the middle of a question."""
         self._stopped.set()
+        self._wake.set()
         self._hang_up()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(2)
 
+    def hurry(self) -> None:
+        """Ask now: somebody looks."""
+        self._wake.set()
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Ask nothing for a while, so that somebody else gets the records."""
-        self._may_ask.clear()
+        """Ask nothing for a while, so that somebody else gets the records; it may be paused several times at once."""
+        with self._counting:
+            self._pauses += 1
         self._free.wait(TIMEOUT + 1)
         try:
             yield
         finally:
-            self._may_ask.set()
+            with self._counting:
+                self._pauses -= 1
 
     def _hang_up(self) -> None:
         """Break off a question that waits for its answer."""
         connection = self._connection
-        if connection is not None and connection.sock is not None:
+        waiting = connection.sock if connection is not None else None
+        if waiting is not None:
             with contextlib.suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                waiting.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
+            if not self._alive():
+                self.problem = "the server has ended"
+                return
             self._free.clear()
             # Looked at after that: whoever pauses this waits for a question that is under way, and none begins then.
-            pause = self._once() if self._may_ask.is_set() else self._pause
+            pause = self._pause if self._pauses else self._once()
             self._free.set()
-            self._stopped.wait(pause)
+            self._wake.wait(pause)
+            self._wake.clear()
 
     def _once(self) -> float:
         """Ask once, and write what came; gives the seconds to wait before the next question."""
-        self._connection = http.client.HTTPConnection(*self._address, timeout=TIMEOUT)
+        connection = http.client.HTTPConnection(*self._address, timeout=TIMEOUT)
         try:
-            status, body = _ask(self._connection, "GET", "/metrics")
+            connection.connect()
+            self._connection = connection
+            if self._stopped.is_set():  # before that, stop() found nothing to hang up
+                return 0.0
+            status, body = _ask(connection, "GET", "/metrics")
             if status != 200:
                 self.problem = f"/metrics answered {status}"
                 return 2.0
@@ -186,14 +223,22 @@ class Poller:
             self.problem = f"/metrics did not answer: {error}"
             return _PAUSE_GONE
         finally:
-            self._connection.close()
             self._connection = None
+            connection.close()
         try:
             append(self.file, records, time.time(), self._limit)
         except OSError as error:
             self.problem = f"{self.file} cannot be written: {error.strerror}"
             return 2.0
-        return self._pause
+        return self._idle_pause if _idle(records) else self._pause
+
+
+def _idle(records: list[dict[str, Any]]) -> bool:
+    """True if nothing came, or the last that came says that nothing runs or waits."""
+    if not records:
+        return True
+    told = Record.of(records[-1], 0.0)
+    return told.active == 0 and not told.queued
 
 
 def told_records(body: bytes) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -100,8 +101,15 @@ class Server(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     llm, name, slots = None, "", threading.Semaphore(1)
 
+    def log_request(self, code="-", size="-"):
+        """The line of uvicorn's access log, which the real server prints for every request."""
+        host, port = self.client_address[:2]
+        said = f"{int(code)} {HTTPStatus(code).phrase}"
+        sys.stdout.write(f'INFO:     {host}:{port} - "{self.requestline}" {said}\n')  # one piece: threads print too
+        sys.stdout.flush()
+
     def log_message(self, *what):
-        """Nothing a request: the real server's log is quiet too."""
+        """Nothing else: uvicorn has no such lines."""
 
     # --- Answers ----------------------------------------------------------------
 
