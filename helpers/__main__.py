@@ -133,7 +133,7 @@ def serve(name: str, port: int | None) -> int:
     with serving.start(recipe.load(name), port=port) as endpoint:
         try:
             print(f"\n{endpoint.curl(checkpoint.PROMPT, max_tokens=32)}\n\nCtrl-C ends the server.", flush=True)
-            while endpoint.status().alive:
+            while endpoint.running:
                 time.sleep(0.5)
             print(endpoint.status(), file=sys.stderr)
             return 1

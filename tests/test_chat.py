@@ -3,6 +3,7 @@
 import _thread
 import queue
 import re
+import signal
 import socket
 import threading
 from types import SimpleNamespace
@@ -422,7 +423,15 @@ def test_stopping_before_and_after_does_no_harm():
     assert len(server.asked) == 1
 
 
-def test_an_interrupt_keeps_what_there_is():
+@pytest.fixture
+def interruptible():
+    """Ctrl-C reaches Python, also where whoever started the tests has it ignored, as a shell does in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_keeps_what_there_is(interruptible):
     with streaming(waits("one", "two")) as server:
 
         def interrupt():
