@@ -37,6 +37,11 @@ def refused(body, kind=CompletionRequest):
     return caught.value.message
 
 
+def test_the_server_starts_without_what_starts_servers():
+    code = "import sys, helpers.serving.app.__main__; sys.exit('helpers.serving.endpoint' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 def test_a_missing_temperature_is_not_zero():
     request = parsed(CompletionRequest, json.dumps(ASKED).encode())
     assert request.temperature is None and request.top_p is None
