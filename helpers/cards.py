@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 _STYLE = "border-collapse:collapse;margin:0.4em 0;font-variant-numeric:tabular-nums;font-size:0.95em;line-height:1.35"
 _CELL = "padding:0.2em 0.8em;text-align:{align};border-bottom:1px solid rgba(128,128,128,0.3)"
+_GREEN = "#76b900"
+GREY = "#5B5B5B"
+"""The line beside what is told rather than made: a plan, a recipe."""
 
 
 class Shown:
@@ -51,11 +54,7 @@ class Card(Shown):
             for label, value in self.facts.items()
         )
         note = f"<p style='margin:0.3em 0'>{html.escape(self.note)}</p>" if self.note else ""
-        return (
-            "<div style='border-left:4px solid #76b900;padding:0.2em 0 0.2em 1em;margin:0.5em 0'>"
-            f"<strong>{html.escape(self.title)}</strong>"
-            f"<table style='{_STYLE}'>{rows}</table>{note}</div>"
-        )
+        return boxed(self.title, f"<table style='{_STYLE}'>{rows}</table>{note}", _GREEN)
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,12 +66,14 @@ class Table(Shown):
         rows: one sequence of cells a row; cells are text, or numbers that are shown with ``str``.
         caption: what the table is, and where its figures come from.
         note: a sentence below, computed from the rows.
+        whole: columns whose cells are not wrapped on a page, by their headings; those of numbers never are.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
     caption: str = ""
     note: str = ""
+    whole: Sequence[str] = ()
 
     def _is_number(self, column: int) -> bool:
         """True if every cell of the column starts like a number."""
@@ -93,6 +94,8 @@ class Table(Shown):
 
     def _repr_html_(self) -> str:
         aligns = ["right" if self._is_number(i) else "left" for i in range(len(self.columns))]
+        # A number keeps its unit beside it.
+        whole = [a == "right" or c in self.whole for a, c in zip(aligns, self.columns, strict=True)]
         head = "".join(
             f"<th scope='col' style='{_CELL.format(align=a)}'>{html.escape(c)}</th>"
             for c, a in zip(self.columns, aligns, strict=True)
@@ -100,10 +103,8 @@ class Table(Shown):
         body = "".join(
             "<tr>"
             + "".join(
-                # A number keeps its unit beside it.
-                f"<td style='{_CELL.format(align=a)}{';white-space:nowrap' if a == 'right' else ''}'>"
-                f"{html.escape(str(cell))}</td>"
-                for cell, a in zip(row, aligns, strict=True)
+                f"<td style='{'white-space:nowrap;' if w else ''}{_CELL.format(align=a)}'>{html.escape(str(cell))}</td>"
+                for cell, a, w in zip(row, aligns, whole, strict=True)
             )
             + "</tr>"
             for row in self.rows
@@ -157,6 +158,35 @@ class Picture(Shown):
             f"src='data:image/svg+xml;base64,{data}'>"
             f"<details><summary>The same in words</summary><pre>{html.escape(self.text)}</pre></details></figure>"
         )
+
+
+def boxed(title: str, body: str, colour: str = GREY) -> str:
+    """HTML with a line at its left, under a title.
+
+    Args:
+        title: plain text.
+        body: HTML.
+        colour: of the line.
+    """
+    return (
+        f"<div style='border-left:4px solid {colour};padding:0.2em 0 0.2em 1em;margin:0.5em 0'>"
+        f"<strong>{html.escape(title)}</strong>{body}</div>"
+    )
+
+
+def paragraph(text: object) -> str:
+    """A sentence as HTML."""
+    return f"<p style='margin:0.2em 0'>{html.escape(str(text))}</p>"
+
+
+def preformatted(text: str) -> str:
+    """A text as HTML keeps it, line by line."""
+    return f"<pre style='margin:0.3em 0'>{html.escape(text)}</pre>"
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things in words, such as ``1 request`` or ``2 requests``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def bytes_text(count: float) -> str:

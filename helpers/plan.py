@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import checkpoint, hardware, memory, models, releases
-from helpers.cards import Shown, bytes_text
+from helpers.cards import Shown, boxed, bytes_text, paragraph
 from helpers.errors import WorkshopError
 from helpers.hardware import Datasheet
 from helpers.hardware.peers import automatic
@@ -96,11 +96,7 @@ class Plan(Shown):
 
     def _repr_html_(self) -> str:
         steps = "".join(step_html(step, step.heading()) for step in self.steps)
-        notes = "".join(f"<p style='margin:0.2em 0'>{html.escape(note)}</p>" for note in self.notes)
-        return (
-            "<div style='border-left:4px solid #5B5B5B;padding:0.2em 0 0.2em 1em;margin:0.5em 0'>"
-            f"<strong>{html.escape(self.title)}</strong>{notes}{steps}</div>"
-        )
+        return boxed(self.title, "".join(map(paragraph, self.notes)) + steps)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.cards import Picture, Table, bytes_text
+from helpers.cards import Picture, Table, bytes_text, counted
 from helpers.errors import WorkshopError
 from helpers.plots.canvas import COLOURS, FAINT, INK, few_ticks, figure
 
@@ -91,7 +91,7 @@ def _finish(axis: "Axes", legend: Sequence[tuple[str, dict[str, Any]]]) -> None:
 
 def _preempted(run: "BatchRun") -> str:
     """How many pre-emptions, in words."""
-    return f"{run.preempted:,} pre-emption{'' if run.preempted == 1 else 's'}"
+    return counted(run.preempted, "pre-emption")
 
 
 def _full_seconds(run: "BatchRun") -> float:

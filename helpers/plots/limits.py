@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from helpers.cards import Picture, Table
+from helpers.cards import Picture, Table, counted
 from helpers.hardware.limits import BYTES, operations_text
 from helpers.plots.canvas import COLOURS, INK, MARKERS, amount, figure
 
@@ -59,7 +59,7 @@ def roofline(limits: Limits, *others: Limits | None, shown: Sequence[str] = ()) 
             _roof(axis, number, p, limits, compared)
         for tokens in TOKENS:
             place = {"xytext": (8, -14), "textcoords": "offset points", "fontsize": 9.5}
-            axis.annotate(_tokens(tokens), _step(limits, precisions[0], tokens), **place)
+            axis.annotate(counted(tokens, "token"), _step(limits, precisions[0], tokens), **place)
         axis.set(title=title, xlabel="operations for each byte read", ylabel="operations a second")
         axis.set(xscale="log", yscale="log")
         axis.yaxis.set_major_formatter(lambda value, _: operations_text(value))
@@ -70,7 +70,7 @@ def roofline(limits: Limits, *others: Limits | None, shown: Sequence[str] = ()) 
         axis.legend(loc="lower right", fontsize=9.5)
     rows = [_roof_row(p, limits) for p in precisions]
     memory = amount(limits.bandwidth / 1e9, "GB/s")
-    columns = ("weights", "matrix rate", "tokens to balance", *(f"predicted: {_tokens(t)}" for t in TOKENS))
+    columns = ("weights", "matrix rate", "tokens to balance", *(f"predicted: {counted(t, 'token')}" for t in TOKENS))
     caption = f"{label or 'Measured'}: memory {memory}. Operations a second, and what limits them"
     balance = "; ".join(f"{row[0]} at {row[2]} tokens a step" for row in rows)
     alt = f"{title}: memory gives {memory}; a step turns from memory-bound to compute-bound with {balance}."
@@ -120,11 +120,6 @@ def _roof_row(p: str, measured: Limits) -> tuple[str, ...]:
     steps = [_step(measured, p, tokens)[1] for tokens in TOKENS]
     reached = [f"{operations_text(s)} ({'compute' if s >= rate else 'memory'})" for s in steps]
     return p.upper(), operations_text(rate), f"{rate * BYTES[p] / (2 * measured.bandwidth):,.0f}", *reached
-
-
-def _tokens(count: int) -> str:
-    """A number of tokens in words."""
-    return f"{count:,} token{'' if count == 1 else 's'}"
 
 
 def worth_drawing(measured: Limits) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from helpers.cards import Picture, Table, bytes_text
+from helpers.cards import Picture, Table, bytes_text, counted
 from helpers.errors import WorkshopError
 from helpers.plots.canvas import FAINT, few_ticks, figure
 
@@ -78,4 +78,4 @@ def _label(fit: "Fit") -> str:
 
 def _room(fit: "Fit") -> str:
     """Requests that fit."""
-    return f"{fit.requests:,} request{'' if fit.requests == 1 else 's'} of {fit.sequence:,} tokens"
+    return f"{counted(fit.requests, 'request')} of {fit.sequence:,} tokens"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from helpers import checkpoint, hardware, memory, models
-from helpers.cards import Table, bytes_text
+from helpers.cards import Table, bytes_text, counted
 from helpers.errors import WorkshopError
 from helpers.recipe.schema import FULL_COMMIT, Calibration, Recipe, Serving, given
 from helpers.toolchains import openvino, tensorrt_llm
@@ -107,11 +107,6 @@ def table(recipe: Recipe | str | Path) -> Table:
     note = verdict if said else f"Nothing to remark. {verdict}"
     rows = [(remark.kind, remark.field, remark.text) for remark in said]
     return Table(["kind", "field", "what to know"], rows, f"Recipe {recipe.name}, checked against the rules", note)
-
-
-def counted(count: int, what: str) -> str:
-    """A number of things in words, such as ``1 request`` or ``2 requests``."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def settings(recipe: Recipe) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ its GPU is another question: :mod:`helpers.recipe.rules`.
 """
 
 import difflib
-import html
 import os
 import re
 import tomllib
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from helpers import checkpoint, hardware, models
+from helpers.cards import boxed, paragraph, preformatted
 from helpers.errors import WorkshopError
 from helpers.memory import KV_SHARE
 from helpers.recipe import reading
@@ -244,12 +244,8 @@ class Recipe(_Part):
         return str(self)
 
     def _repr_html_(self) -> str:
-        said = "".join(f"<p style='margin:0.2em 0'>{html.escape(str(remark))}</p>" for remark in self.remarks)
-        return (
-            "<div style='border-left:4px solid #5B5B5B;padding:0.2em 0 0.2em 1em;margin:0.5em 0'>"
-            f"<strong>Recipe {html.escape(self.name)}</strong><pre style='margin:0.3em 0'>"
-            f"{html.escape(self.to_yaml().rstrip())}</pre>{said}</div>"
-        )
+        said = "".join(map(paragraph, self.remarks))
+        return boxed(f"Recipe {self.name}", preformatted(self.to_yaml().rstrip()) + said)
 
 
 def given(what: Recipe | str | Path) -> Recipe:

@@ -4,13 +4,12 @@ The commands come from :mod:`helpers.plan`, which takes them from the functions 
 for any GPU from any machine; :func:`run` is for the machine that the recipe names.
 """
 
-import html
 from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import checkpoint, hardware, memory, models, releases, toolchains, workspace
 from helpers import plan as pod
-from helpers.cards import Shown, Table, bytes_text
+from helpers.cards import Shown, Table, boxed, bytes_text, counted, paragraph
 from helpers.errors import WorkshopError
 from helpers.hardware.machine import capability_text
 from helpers.recipe import rules
@@ -109,7 +108,7 @@ class RecipePlan(Shown):
             return "There is no plan: a problem stands in the way."
         todo = [step.title for step in self.missing]
         if self.problems:
-            left = f"{rules.counted(len(self.problems), 'problem')} to solve before it can be run"
+            left = f"{counted(len(self.problems), 'problem')} to solve before it can be run"
         else:
             left = f"To do: {', '.join(todo)}, then the server" if todo else "All is made: only the server starts"
         return f"{self.room} {left}."
@@ -124,7 +123,7 @@ class RecipePlan(Shown):
             return "Its memory is not known before the model is downloaded."
         return (
             f"predicted: the KV cache takes {bytes_text(cache.bytes)} of this machine's memory for {cache.tokens:,} "
-            f"tokens, {rules.counted(cache.requests, 'request')} of {self.recipe.max_seq_len:,}."
+            f"tokens, {counted(cache.requests, 'request')} of {self.recipe.max_seq_len:,}."
         )
 
     def __str__(self) -> str:
@@ -137,16 +136,10 @@ class RecipePlan(Shown):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        def line(text: object) -> str:
-            return f"<p style='margin:0.2em 0'>{html.escape(str(text))}</p>"
-
         steps = pod.step_html(self.settings, self.settings.heading()) if self.settings else ""
         steps += "".join(pod.step_html(step.step, step.heading) for step in self.steps)
-        return (
-            "<div style='border-left:4px solid #5B5B5B;padding:0.2em 0 0.2em 1em;margin:0.5em 0'>"
-            f"<strong>{html.escape(f'Recipe {self.recipe.name}: {self.title}')}</strong>"
-            f"{''.join(map(line, self.notes))}{steps}{line(self.verdict)}{''.join(map(line, self.remarks))}</div>"
-        )
+        before, after = map(paragraph, self.notes), map(paragraph, (self.verdict, *self.remarks))
+        return boxed(f"Recipe {self.recipe.name}: {self.title}", "".join([*before, steps, *after]))
 
 
 def plan(recipe: Recipe | str | Path) -> RecipePlan:
@@ -297,13 +290,6 @@ def run(recipe: Recipe | str | Path) -> Engine:
     return made
 
 
-class _Overview(Table):
-    """A table whose first column, names with hyphens, is not wrapped on a page."""
-
-    def _repr_html_(self) -> str:
-        return super()._repr_html_().replace("<tr><td style='", "<tr><td style='white-space:nowrap;")
-
-
 def overview() -> Table:
     """The recipes of ``data/recipes``, one a row, with what the rules have to say in a few words."""
     rows = []
@@ -317,4 +303,4 @@ def overview() -> Table:
         rows.append([recipe.name, recipe.model, where, TITLES[recipe.precision], lengths, remarks])
     columns = ["recipe", "model", "machine", "weights", "prompt + answer", "remarks"]
     note = "recipe.load(name) reads one; recipe.plan(name) shows its stages, recipe.remarks(name) the whole remarks."
-    return _Overview(columns, rows, "Recipes in data/recipes", note)
+    return Table(columns, rows, "Recipes in data/recipes", note, whole=columns[:1])

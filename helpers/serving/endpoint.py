@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from helpers import keeper, processes, stage, workspace
-from helpers.cards import Card, Shown, Table, bytes_text, seconds_text
+from helpers.cards import Card, Shown, Table, bytes_text, counted, seconds_text
 from helpers.errors import WorkshopError
 from helpers.progress import Bar, Live
 from helpers.serving import poller, ports
@@ -127,8 +127,8 @@ def stop_all() -> Table:
         ended = endpoint.pid is not None and not endpoint.running
         endpoint.stop()
         rows.append((endpoint.title, endpoint.url, "had ended by itself" if ended else STOPPED))
-    count = f"{len(rows)} endpoint{'' if len(rows) == 1 else 's'} stopped" if rows else "No endpoint ran"
-    return Table(("endpoint", "address", "now"), rows, note=f"{count}.")
+    note = f"{counted(len(rows), 'endpoint')} stopped." if rows else "No endpoint ran."
+    return Table(("endpoint", "address", "now"), rows, note=note)
 
 
 atexit.register(stop_all)

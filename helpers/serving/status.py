@@ -6,7 +6,7 @@ from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING
 
-from helpers.cards import Card, Shown, seconds_text
+from helpers.cards import Card, Shown, counted, seconds_text
 from helpers.progress import Bar
 
 if TYPE_CHECKING:
@@ -249,9 +249,8 @@ class Activity(Shown):
             return f"{text}."
         if not longest.prompts:
             return f"{text}, and it read no prompt."
-        text += f": it read {longest.prompts:,} prompt{'' if longest.prompts == 1 else 's'}"
-        tokens = longest.prompt_tokens
-        return f"{text}, {tokens:,} token{'' if tokens == 1 else 's'}." if tokens else f"{text}."
+        text += f": it read {counted(longest.prompts, 'prompt')}"
+        return f"{text}, {counted(longest.prompt_tokens, 'token')}." if longest.prompt_tokens else f"{text}."
 
     @property
     def most_active(self) -> int:

@@ -10,7 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from helpers import models, workspace
-from helpers.cards import Shown, Table
+from helpers.cards import Shown, Table, counted
 from helpers.checkpoint import HELD_OUT, KV_TITLES, full_title
 from helpers.errors import WorkshopError
 from helpers.toolchains.choices import TITLES
@@ -195,15 +195,10 @@ def blocks_within(load: Load, budget: int, bytes_per_token: int, tokens_per_bloc
     one = -(-(load.prompt_tokens + load.new_tokens - 1) // tokens_per_block)
     if blocks < one:
         raise WorkshopError(
-            f"A budget of {budget:,} bytes holds {_count(blocks, 'block')} of KV cache, and one request alone needs "
+            f"A budget of {budget:,} bytes holds {counted(blocks, 'block')} of KV cache, and one request alone needs "
             f"{one}. Give at least {one * tokens_per_block * bytes_per_token:,} bytes, or ask for shorter requests."
         )
     return blocks
-
-
-def _count(number: int, noun: str) -> str:
-    """A number with its noun."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def target(engine: "Engine", budget: int, load: Load) -> Path:
@@ -314,7 +309,7 @@ def agreement(reference: BatchRun, other: BatchRun) -> Shown:
     half = f"{median(parted):g}" if parted else "–"
     said = f"With {name}, {same} of {len(pairs)} greedy answers are the same ({same / len(pairs):.0%})"
     if len(parted) == 1:
-        said += f"; the other one parts after {_count(parted[0], 'token')}"
+        said += f"; the other one parts after {counted(parted[0], 'token')}"
     elif parted:
         said += f"; half of the others part after {half} tokens or sooner"
     rows = [

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.cards import Shown
-from helpers.recipe.truss.facts import boxed, facts, paragraph, preformatted
+from helpers.cards import Shown, boxed, paragraph, preformatted
+from helpers.recipe.truss.facts import facts
 
 if TYPE_CHECKING:
     from helpers.recipe.schema import Recipe

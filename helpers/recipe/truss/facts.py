@@ -1,6 +1,5 @@
 """What is known of Truss, from ``data/truss.toml``, and the GPUs that it has (notebook 07)."""
 
-import html
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -56,21 +55,3 @@ def to_yaml(config: Mapping[str, Any]) -> str:
     import yaml
 
     return str(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=110))
-
-
-def boxed(title: str, body: str, colour: str = "#5B5B5B") -> str:
-    """HTML with a line at its left, under a title."""
-    return (
-        f"<div style='border-left:4px solid {colour};padding:0.2em 0 0.2em 1em;margin:0.5em 0'>"
-        f"<strong>{html.escape(title)}</strong>{body}</div>"
-    )
-
-
-def preformatted(text: str) -> str:
-    """A text as HTML keeps it, line by line."""
-    return f"<pre style='margin:0.3em 0'>{html.escape(text)}</pre>"
-
-
-def paragraph(text: str) -> str:
-    """A sentence as HTML."""
-    return f"<p style='margin:0.3em 0'>{html.escape(text)}</p>"

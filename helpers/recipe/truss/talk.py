@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.cards import Shown, Table
-from helpers.recipe.truss.facts import boxed, facts, preformatted, to_yaml, version
+from helpers.cards import Shown, Table, boxed, preformatted
+from helpers.recipe.truss.facts import facts, to_yaml, version
 
 _VERDICTS = {
     "refused": "refused as it is read",
