@@ -28,7 +28,7 @@ from helpers.toolchains.sizes import Sizes
 from helpers.toolchains.tensorrt_llm import commands
 from helpers.toolchains.tensorrt_llm.kv import side_effects
 from helpers.toolchains.tensorrt_llm.serve import settings_file
-from helpers.toolchains.tensorrt_llm.sizes import engine_sizes
+from helpers.toolchains.tensorrt_llm.sizes import chosen_sizes
 from helpers.workspace import REPOSITORY, home
 
 HOME = "$WORKSHOP_HOME"
@@ -267,24 +267,17 @@ def _wanted(
         WorkshopError: the model cannot be split so; or no sizes are given, and not even one request of full length fits
             or the model's shape is not known.
     """
-    usual, shape = None, subject.shape
+    shape, chosen, special = subject.shape, sizes, sizes
     if shape is not None:
         memory.require_split(subject.name, shape, tp_size)
-        try:
-            usual = engine_sizes(
-                shape, subject.name, CHECKPOINTS[precision], kv, sheet.memory_bytes, sheet.name, tp_size
-            )
-        except WorkshopError:
-            if sizes is None:
-                raise
-    chosen = sizes or usual
+        needs = subject.name, CHECKPOINTS[precision], kv, sheet.memory_bytes, sheet.name, tp_size
+        chosen, special = chosen_sizes(sizes, shape, *needs)
     if chosen is None:
         raise WorkshopError(
             f"{subject.name} is not in data/models.toml and not on this machine, so sizes for it cannot be worked out. "
             "Give sizes (a recipe does), or download it first."
         )
     served = replace(serve or ServeOptions(chosen), sizes=chosen)
-    special = None if chosen == usual else chosen
     return _Wanted(precision, kv, tp_size, texts, chosen, special, served)
 
 
@@ -514,9 +507,7 @@ def make_on_cpu(
 
 def _cpu_engine_path(subject: _Subject, precision: str, kv: str | None, texts: int) -> str:
     """Folder of an OpenVINO engine."""
-    suffix = checkpoint.calibration_suffix(CHECKPOINTS[precision], None, texts)
-    folder = engine_folder(openvino.name, precision, kv, usual=None, calibration=suffix)
-    return f"{HOME}/engines/{subject.folder}/{folder}"
+    return f"{HOME}/engines/{subject.folder}/{openvino.engine_folder(precision, kv, texts)}"
 
 
 def _graph(subject: _Subject) -> Step:

@@ -259,9 +259,7 @@ def _by_this_worker(step: pod.Step, made: workspace.Manifest) -> bool:
     """Whether an OpenVINO engine was built by the worker as it is now."""
     if step.kind != "engine" or made.options.get("toolchain") != openvino.name:
         return True
-    workers = workspace.REPOSITORY / "helpers" / "workers"
-    now = workspace.digest(workers / "openvino_build.py", workers / "openvino_pipeline.py")
-    return made.inputs.get("worker") == now
+    return made.inputs.get("worker") == openvino.build_worker()
 
 
 def run(recipe: Recipe | str | Path) -> Engine:

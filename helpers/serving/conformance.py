@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from helpers.cards import ShownAsTable, Table, seconds_text
 from helpers.errors import WorkshopError
+from helpers.toolchains.generation import shared_beginning
 
 if TYPE_CHECKING:
     import httpx
@@ -468,18 +469,12 @@ def _together(server: Server) -> str:
     texts = ["".join(one["choices"][0]["text"] for one in events if one["choices"]) for events in streams]
     for number, text in enumerate(texts):
         # Numbers are rounded otherwise in another batch, so a text may part from that of the request alone.
-        nearest = max(range(len(alone)), key=lambda other: shared(text, alone[other]))
-        require(shared(text, alone[nearest]) == shared(text, alone[number]), f"prompt {number} got {cut(text, 40)!r}")
+        alike = [shared_beginning(text, other) for other in alone]
+        require(alike[number] == max(alike), f"prompt {number} got {cut(text, 40)!r}")
         count = usage_of(streams[number][-1])["completion_tokens"]
         require(count == _TOKENS, f"prompt {number}: {count} tokens")
     same = sum(text == own for text, own in zip(texts, alone, strict=True))
     return f"{len(texts)} at once; {same} wrote what they write alone"
-
-
-def shared(one: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 async def _all(server: Server, bodies: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -105,10 +105,9 @@ def _resolved(what: "Engine | Recipe | str | Path", options: ServeOptions | None
         raise WorkshopError(
             f"A {type(what).__name__} cannot be served. Give an engine from a toolchain's build(), or a recipe."
         )
-    run: Any = getattr(recipe, "run")  # noqa: B009 - a recipe's stages come with the package
     given = options or chosen.serve_options()
     with stage.only_news():
-        engine = run(chosen)
+        engine = recipe.run(chosen)
     return engine, given, (0 if given.port == PORT else given.port) if options else chosen.serving.port or 0
 
 
@@ -357,7 +356,7 @@ class Endpoint(Shown):
         """
         told = self.log_text()
         if self._process is not None and self._process.poll() is not None and ports.says_taken(told):
-            raise _PortTaken(self._taken_text())
+            raise _PortTaken(ports.taken_text(self.options.host, self.port, self._holder(self.port)))
         raise WorkshopError(
             f"The server of {self.title} {how}.\n{stage.diagnosis(told, how)}The whole log: {self.log}\n"
             "Mend the cause and start it again."
@@ -367,9 +366,6 @@ class Endpoint(Shown):
         """Which other endpoint of this process has a port, in words; empty for none."""
         held = next((one for one in endpoints() if one.port == port and one is not self), None)
         return f" by this notebook's own endpoint of {held.title}, which its stop() ends" if held else ""
-
-    def _taken_text(self) -> str:
-        return ports.taken_text(self.options.host, self.port, self._holder(self.port))
 
     def stop(self) -> None:
         """End the server, within a few seconds; nothing of it is left. Does nothing where it has ended."""
@@ -508,7 +504,7 @@ class Endpoint(Shown):
         """Endpoints of this process that hold GPU memory; none where engines run on the CPU."""
         if self._toolchain.name == "openvino":
             return []
-        return [one for one in endpoints() if one is not self and one._process and one._process.poll() is None]
+        return [one for one in endpoints() if one is not self and one.running]
 
     def _notes_of_sharing(self) -> tuple[str, ...]:
         """What to know where another endpoint is on the same GPU."""

@@ -155,17 +155,15 @@ def build(
     if kv is not None:
         kv_choices().require(precision, kv)
     graph = export(model)
-    worker = commands.WORKERS / "openvino_build.py"
     inputs = {
         "model": model.digest,
         "graph": workspace.digest(graph.path / "openvino_model.bin"),
-        "worker": workspace.digest(worker, commands.WORKERS / "openvino_pipeline.py"),
+        "worker": build_worker(),
     }
     texts = checkpoint.texts_used(CHECKPOINTS[precision], None, calibration_texts)
     if texts:
         inputs["calibration"] = workspace.digest(checkpoint.CALIBRATION)
-    suffix = checkpoint.calibration_suffix(CHECKPOINTS[precision], None, calibration_texts)
-    folder = base.engine_folder(name, precision, kv, usual=None, calibration=suffix)
+    folder = engine_folder(precision, kv, calibration_texts)
     made = stage.run(
         stage.Stage(
             title=f"Engine of {model.name}, {_named(precision, kv)}, {title}",
@@ -188,6 +186,17 @@ def build(
         )
     )
     return Engine(made.path, made.manifest, made.reused, made.log)
+
+
+def build_worker() -> str:
+    """One digest of the worker that builds engines, as it is now."""
+    return workspace.digest(commands.WORKERS / "openvino_build.py", commands.WORKERS / "openvino_pipeline.py")
+
+
+def engine_folder(precision: str, kv: str | None, calibration_texts: int) -> str:
+    """The name of an engine's folder, below that of its model; the arguments are those of :func:`build`."""
+    suffix = checkpoint.calibration_suffix(CHECKPOINTS[precision], None, calibration_texts)
+    return base.engine_folder(name, precision, kv, usual=None, calibration=suffix)
 
 
 def _named(precision: str, kv: str | None) -> str:

@@ -30,7 +30,7 @@ from helpers.toolchains.tensorrt_llm.batch import pool_of
 from helpers.toolchains.tensorrt_llm.kv import kv_choices_of, side_effects
 from helpers.toolchains.tensorrt_llm.ranks import ranks_of, refusal_of, require_ranks
 from helpers.toolchains.tensorrt_llm.serve import require_sizes, settings_file
-from helpers.toolchains.tensorrt_llm.sizes import engine_sizes, scoring_sizes
+from helpers.toolchains.tensorrt_llm.sizes import chosen_sizes, scoring_sizes
 from helpers.toolchains.tensorrt_llm.weights import choices_of
 
 name = "tensorrt_llm"
@@ -151,7 +151,8 @@ def _built(
     installation, gpu = releases.require(), _gpu()
     checkpoint.require_readable(source, installation)
     kv, tp_size, shape = source.kv, source.tp_size, memory.Shape.of(model.config)
-    sizes, special = (scoring_sizes(shape), None) if scoring else _sizes(model.name, shape, source, gpu, wanted)
+    needs = shape, model.name, source.precision, kv, gpu.memory_bytes, gpu.name, tp_size
+    sizes, special = (scoring_sizes(shape), None) if scoring else chosen_sizes(wanted, *needs)
     timings = _timings(installation)
     command = commands.build(
         str(installation.program("trtllm-build")),
@@ -197,23 +198,6 @@ def _built(
     result = stage.ensure(task) if scoring else stage.run(task)
     _keep_timings(result.path / "timing.cache", timings)
     return Engine(result.path, result.manifest, result.reused, result.log)
-
-
-def _sizes(
-    model: str, shape: memory.Shape, source: Checkpoint, gpu: hardware.Gpu, wanted: Sizes | None
-) -> tuple[Sizes, Sizes | None]:
-    """What an engine is built for; and the same again where it is not the usual, for the name of its folder.
-
-    Raises:
-        WorkshopError: none is wanted, and not even one request of full length fits.
-    """
-    try:
-        usual = engine_sizes(shape, model, source.precision, source.kv, gpu.memory_bytes, gpu.name, source.tp_size)
-    except WorkshopError:
-        if wanted is None:
-            raise
-        return wanted, wanted  # shorter requests may fit all the same
-    return wanted or usual, None if wanted in (None, usual) else wanted
 
 
 def _weights_digest(made: Checkpoint) -> str:

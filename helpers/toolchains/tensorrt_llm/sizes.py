@@ -47,6 +47,34 @@ def engine_sizes(
     )
 
 
+def chosen_sizes(
+    wanted: Sizes | None,
+    shape: Shape,
+    name: str,
+    precision: str,
+    kv: str | None,
+    memory_bytes: int,
+    gpu: str,
+    tp_size: int = 1,
+) -> tuple[Sizes, Sizes | None]:
+    """What an engine is built for; and the same again where it is not the usual, for the name of its folder.
+
+    Args:
+        wanted: None for the usual sizes.
+        shape, name, precision, kv, memory_bytes, gpu, tp_size: see :func:`engine_sizes`.
+
+    Raises:
+        WorkshopError: none are wanted, and not even one request of full length fits.
+    """
+    try:
+        usual = engine_sizes(shape, name, precision, kv, memory_bytes, gpu, tp_size)
+    except WorkshopError:
+        if wanted is None:
+            raise
+        return wanted, wanted  # shorter requests may fit all the same
+    return wanted or usual, None if wanted in (None, usual) else wanted
+
+
 def scoring_sizes(shape: Shape) -> Sizes:
     """Small sizes for an engine that only scores held-out text: it keeps the logits of every token, which are large."""
     longest = min(1024, shape.positions)
