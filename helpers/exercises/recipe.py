@@ -7,7 +7,7 @@ that the CPU server makes of a request before its engine sees it.
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from helpers.cards import Card
 from helpers.errors import WorkshopError
@@ -17,6 +17,8 @@ from helpers.workspace import DATA
 if TYPE_CHECKING:
     from helpers.recipe import Recipe
     from helpers.recipe.diff import Redone
+    from helpers.serving.app.http import Limits
+    from helpers.serving.app.text import Text
 
 _CHANGED, _FIELD, _TO = "tinyllama-fp8-rtx-4090", "max_batch_size", 128  # in the first exercise
 _LENGTHS, _PROMPT, _ANSWER = "tinyllama-int8-a10g-talk", 1000, 100  # in the second
@@ -252,21 +254,21 @@ def _said(body: Mapping[str, Any]) -> str:
     from helpers.serving.app.protocol import CompletionRequest, parsed
     from helpers.serving.app.refusal import Refusal
 
-    server = _server()
+    text, limits = _checks()
     try:
         asked = parsed(CompletionRequest, json.dumps(body).encode())
-        prompt = server.text.encode(str(body["prompt"]), asked.add_special_tokens)
-        server.room(len(prompt), asked.asked_tokens, DEFAULT_TOKENS)
+        prompt = text.encode(str(body["prompt"]), asked.add_special_tokens)
+        limits.room(len(prompt), asked.asked_tokens, DEFAULT_TOKENS)
     except Refusal as refusal:
         return refusal.message
     return ""
 
 
 @cache
-def _server() -> Any:
-    """The server's own checks with the bundled model's tokenizer and the recipe's sizes, and no engine behind them."""
+def _checks() -> "tuple[Text, Limits]":
+    """The bundled model's tokenizer, and what the server of the recipe holds a request to."""
     from helpers import recipe
-    from helpers.serving.app.http import Limits, Server
+    from helpers.serving.app.http import Limits
     from helpers.serving.app.text import Text
 
     served = recipe.load(_SERVED)
@@ -279,5 +281,4 @@ def _server() -> Any:
         kv_blocks=0,
         max_queue=served.serving.max_queue,
     )
-    none = cast(Any, None)  # what a body is refused for, it is refused for before an engine is asked
-    return Server(_SERVED, Text(DATA / "model"), none, none, limits)
+    return Text(DATA / "model"), limits

@@ -66,6 +66,31 @@ class Limits:
     max_queue: int
     prompt_bound: str = "max_num_tokens"
 
+    def room(self, prompt: int, asked: int | None, default: int | None) -> int:
+        """How many tokens an answer may have.
+
+        Args:
+            prompt: tokens of the prompt.
+            asked: by the request; None if it does not say.
+            default: where it does not say; None for all that is left.
+
+        Raises:
+            Refusal: 400, prompt or answer is too long.
+        """
+        left = self.max_seq_len - prompt
+        if left < 1 or (asked or 1) > left:
+            answer = f" and max_tokens asks for {asked:,}" if asked is not None else ""
+            raise Refusal(
+                f"The prompt has {prompt:,} tokens{answer}; this server takes {self.max_seq_len:,}, prompt and "
+                "answer together (max_seq_len). Ask for less."
+            )
+        if prompt > self.max_prompt:
+            raise Refusal(
+                f"The prompt has {prompt:,} tokens; this server takes prompts of {self.max_prompt:,} "
+                f"({self.prompt_bound}). Shorten it, or serve with a larger {self.prompt_bound}."
+            )
+        return asked if asked is not None else min(default, left) if default is not None else left
+
     @property
     def body(self) -> int:
         """Bytes that a request may have."""
@@ -104,32 +129,6 @@ class Server:
         if not ids:
             raise Refusal("The prompt has no tokens. Send at least one.")
         return ids
-
-    def room(self, prompt: int, asked: int | None, default: int | None) -> int:
-        """How many tokens an answer may have.
-
-        Args:
-            prompt: tokens of the prompt.
-            asked: by the request; None if it does not say.
-            default: where it does not say; None for all that is left.
-
-        Raises:
-            Refusal: 400, prompt or answer is too long.
-        """
-        limits = self.limits
-        left = limits.max_seq_len - prompt
-        if left < 1 or (asked or 1) > left:
-            answer = f" and max_tokens asks for {asked:,}" if asked is not None else ""
-            raise Refusal(
-                f"The prompt has {prompt:,} tokens{answer}; this server takes {limits.max_seq_len:,}, prompt and "
-                "answer together (max_seq_len). Ask for less."
-            )
-        if prompt > limits.max_prompt:
-            raise Refusal(
-                f"The prompt has {prompt:,} tokens; this server takes prompts of {limits.max_prompt:,} "
-                f"({limits.prompt_bound}). Shorten it, or serve with a larger {limits.prompt_bound}."
-            )
-        return asked if asked is not None else min(default, left) if default is not None else left
 
     def settings(self, request: Asked, most: int, number: int) -> dict[str, Any]:
         """What the engine's process needs to know of a request.
@@ -335,7 +334,7 @@ def start(
     Raises:
         Refusal: nothing has been handed over then.
     """
-    most = [server.room(len(prompt), request.asked_tokens, default) for prompt in prompts]
+    most = [server.limits.room(len(prompt), request.asked_tokens, default) for prompt in prompts]
     tokens, choices, orders = Tokens(), [], []
     for number, (prompt, opening, limit) in enumerate(zip(prompts, openings, most, strict=True)):
         for one in range(request.n):
