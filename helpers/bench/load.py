@@ -1,0 +1,196 @@
+"""What a benchmark sends: how many requests, how many at once or how often, and how long they are (notebook 08).
+
+A closed loop keeps ``concurrency`` requests in flight and sends the next when one ends: it asks what a server does with
+so many users. An open loop sends ``rate`` requests a second whatever the server does: it asks what users feel when they
+come by themselves. The two answers are different figures, so a load is one or the other.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from helpers.errors import WorkshopError
+
+COMPLETIONS, CHAT = "completions", "chat"
+POISSON, CONSTANT = "poisson", "constant"
+FIXED_FIELDS = ("model", "prompt", "messages", "max_tokens", "stream", "stream_options", "ignore_eos")
+"""Fields of a request that the load itself decides; ``extra`` may add others."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How many tokens, drawn evenly from ``low`` to ``high``; both ends count.
+
+    Raises:
+        WorkshopError: no range of whole numbers above 0.
+    """
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        if not (_whole(self.low) and _whole(self.high) and 1 <= self.low <= self.high):
+            raise WorkshopError(
+                f"A length of {self.low!r} to {self.high!r} tokens. Give a whole number such as 128, or a range such "
+                "as 100-200, of at least 1."
+            )
+
+    @classmethod
+    def of(cls, asked: "int | str | Lengths") -> "Lengths":
+        """``128``, ``"128"`` or ``"100-200"``.
+
+        Raises:
+            WorkshopError: anything else.
+        """
+        if isinstance(asked, Lengths):
+            return asked
+        if isinstance(asked, str):
+            found = re.fullmatch(r"\s*(\d+)\s*(?:[-–:]\s*(\d+)\s*)?", asked)
+            if found is None:
+                raise WorkshopError(
+                    f"{asked!r} is no length in tokens. Give a number such as 128, or a range: 100-200."
+                )
+            return cls(int(found[1]), int(found[2] or found[1]))
+        return cls(asked, asked)
+
+    @property
+    def fixed(self) -> bool:
+        """True if all are as long."""
+        return self.low == self.high
+
+    def __str__(self) -> str:
+        return f"{self.low:,}" if self.fixed else f"{self.low:,} to {self.high:,}"
+
+
+@dataclass(frozen=True)
+class Load:
+    """One load, as a value; what is not given is chosen as the comments say.
+
+    Attributes:
+        concurrency: closed loop: requests in flight. None with a rate.
+        rate: open loop: requests a second, whatever the server does. None for a closed loop.
+        arrivals: of an open loop: ``poisson`` (as users come) or ``constant``.
+        requests: measured requests of one run; None: as many as ``seconds`` lasts, and without that four times the
+            concurrency, 32 at least.
+        seconds: no request is sent later than this after a run's first; None: no such limit.
+        runs: how often the whole is measured. Only several runs tell noise from a difference.
+        warmup: requests before the first run, which are not measured; None: one for each that may be in flight, 64 at
+            most.
+        ramp: seconds over which a closed loop's first requests are spread; None: as long as one request took in the
+            warm-up. All at once (0) measures the queue of a burst that users do not make.
+        input_tokens: of a prompt.
+        output_tokens: of an answer.
+        ignore_eos: answers go on past the end-of-text token, so that each is as long as asked. Only servers for
+            benchmarks take it; without it an answer may be shorter.
+        prompts: file with one JSON object a line, ``{"prompt": text}`` or ``{"messages": [...]}``, and ``max_tokens``
+            where it should not be ``output_tokens``; in place of made prompts.
+        api: ``completions`` or ``chat``.
+        timeout: seconds after which a request that is not answered whole is given up.
+        give_up: failed requests in a row after which the run ends: the server is gone.
+        seed: of lengths, texts and arrivals; equal seeds send equal requests.
+        extra: further fields of each request's body, such as ``{"temperature": 0.8}``.
+
+    Raises:
+        WorkshopError: a value that makes no load.
+    """
+
+    concurrency: int | None = 1
+    rate: float | None = None
+    arrivals: str = POISSON
+    requests: int | None = None
+    seconds: float | None = None
+    runs: int = 1
+    warmup: int | None = None
+    ramp: float | None = None
+    input_tokens: Lengths = field(default_factory=lambda: Lengths(128, 128))
+    output_tokens: Lengths = field(default_factory=lambda: Lengths(128, 128))
+    ignore_eos: bool = True
+    prompts: str | None = None
+    api: str = COMPLETIONS
+    timeout: float = 600.0
+    give_up: int = 50
+    seed: int = 0
+    extra: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0})
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "input_tokens", Lengths.of(self.input_tokens))
+        object.__setattr__(self, "output_tokens", Lengths.of(self.output_tokens))
+        if self.rate is not None and self.concurrency == 1:
+            object.__setattr__(self, "concurrency", None)
+        self._check_kind()
+        self._check_numbers()
+
+    def _check_kind(self) -> None:
+        if (self.concurrency is None) == (self.rate is None):
+            raise WorkshopError(
+                f"A load has a concurrency (closed loop) or a rate (open loop), and this one has {self.concurrency!r} "
+                f"and {self.rate!r}. Give one of them."
+            )
+        if self.arrivals not in (POISSON, CONSTANT):
+            raise WorkshopError(f"Arrivals are {self.arrivals!r}. Give {POISSON!r} or {CONSTANT!r}.")
+        if self.api not in (COMPLETIONS, CHAT):
+            raise WorkshopError(f"The API is {self.api!r}. Give {COMPLETIONS!r} or {CHAT!r}.")
+        if taken := [name for name in self.extra if name in FIXED_FIELDS]:
+            raise WorkshopError(f"extra has {taken[0]!r}, which the load decides itself. Leave it out.")
+
+    def _check_numbers(self) -> None:
+        for name in ("concurrency", "requests", "runs", "give_up"):
+            value = getattr(self, name)
+            if value is not None and not (_whole(value) and value >= 1):
+                raise WorkshopError(f"{name} is {value!r}. Give a whole number of at least 1.")
+        for name in ("rate", "seconds", "timeout"):
+            value = getattr(self, name)
+            if value is not None and not (_number(value) and value > 0):
+                raise WorkshopError(f"{name} is {value!r}. Give a number above 0.")
+        for name in ("warmup", "ramp"):
+            value = getattr(self, name)
+            if value is not None and not (_number(value) and value >= 0):
+                raise WorkshopError(f"{name} is {value!r}. Give a number of at least 0.")
+
+    @property
+    def open_loop(self) -> bool:
+        """True if requests are sent at a rate, whatever the server does."""
+        return self.rate is not None
+
+    @property
+    def measured(self) -> int | None:
+        """Requests of one run; None if only the time ends it."""
+        if self.requests is not None or self.seconds is not None:
+            return self.requests
+        return max(32, 4 * (self.concurrency or 0))
+
+    @property
+    def warming(self) -> int:
+        """Requests before the first run."""
+        return self.warmup if self.warmup is not None else min(64, self.concurrency or 8)
+
+    @property
+    def kind(self) -> str:
+        """What the load is, in words: the label that every figure of it carries."""
+        if self.rate is not None:
+            return f"open loop, {self.rate:g} requests/s, {self.arrivals} arrivals"
+        return f"closed loop, concurrency {self.concurrency}"
+
+    def with_(self, **changes: Any) -> "Load":
+        """The same load with some things changed."""
+        return replace(self, **changes)
+
+    def told(self) -> dict[str, Any]:
+        """As JSON keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def from_told(cls, told: Mapping[str, Any]) -> "Load":
+        """What :meth:`told` gave."""
+        lengths = {name: Lengths(**told[name]) for name in ("input_tokens", "output_tokens")}
+        return cls(**{**told, **lengths})
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
