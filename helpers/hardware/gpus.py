@@ -17,6 +17,13 @@ from helpers.hardware.machine import SUPPORTED, Cpu, Gpu, capability_text, cpu
 GB = 1e9
 GPU_TABLE = Path(__file__).parents[2] / "data" / "gpus.toml"
 
+CPU_ARITHMETIC: Mapping[str, tuple[str, ...]] = {
+    "fp16": ("avx512_fp16", "amx_fp16"),
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "int8": ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp"),
+}
+"""Precision to the instruction sets of CPUs that multiply in it, as :attr:`Cpu.features` spells them; one is enough."""
+
 
 @dataclass(frozen=True)
 class Datasheet:
@@ -256,6 +263,23 @@ def precisions(gpu: Gpu | None) -> Table:
     return Table(("precision", "bits a weight", "on this GPU", "remark"), rows, "Precisions of this GPU", note)
 
 
+def multiplies(precision: str, gpu: Gpu | None, processor: Cpu | None = None) -> bool:
+    """Whether an engine's device multiplies in a precision; otherwise it stores weights in it and widens them first.
+
+    Args:
+        precision: an engine's: ``fp16``, ``fp8``, ``int8``, or a weight-only one, which is widened everywhere.
+        gpu: that engines run on; None where they run on the CPU.
+        processor: the CPU; None for this machine's.
+    """
+    if gpu is None:
+        features = (processor or cpu()).features
+        return any(feature in features for feature in CPU_ARITHMETIC.get(precision, ()))
+    here = support(gpu.compute_capability)
+    if precision == "fp8":
+        return here is not None and "fp8" in here.engine_weights
+    return precision in ("fp16", "bf16", "int8")  # every generation multiplies integers
+
+
 def _answer(here: Support | None, precision: str, remark: str) -> tuple[str, str]:
     """Whether an engine can have a precision on this generation, and a remark or the reason why not."""
     if here is None:
@@ -277,9 +301,9 @@ def _cpu_precisions(processor: Cpu) -> Table:
 
     rows = [
         ("FP32", 32, "computes", "what every CPU multiplies in"),
-        ("FP16", 16, how("avx512_fp16", "amx_fp16"), "halves the weights"),
-        ("BF16", 16, how("avx512_bf16", "amx_bf16", "bf16"), "FP32's range with fewer digits"),
-        ("INT8", 8, how("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp"), "weights and activations"),
+        ("FP16", 16, how(*CPU_ARITHMETIC["fp16"]), "halves the weights"),
+        ("BF16", 16, how(*CPU_ARITHMETIC["bf16"]), "FP32's range with fewer digits"),
+        ("INT8", 8, how(*CPU_ARITHMETIC["int8"]), "weights and activations"),
         ("FP8 (E4M3)", 8, "stores, widens", "a quarter of FP32's bytes to read; the arithmetic is wider"),
         ("INT4 weights", 4, "stores, widens", "an eighth of FP32's bytes to read"),
     ]

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from helpers import processes
-from helpers.cards import Shown, Table
+from helpers.cards import Shown, Table, bytes_text, paragraph
 from helpers.errors import WorkshopError
 from helpers.hardware.gpus import GB, Datasheet, datasheet, datasheets
 from helpers.hardware.machine import Gpu, Machine, choice_for, supported_gpu
@@ -137,9 +138,11 @@ def _answer(command: list[str], limit: float, environment: Mapping[str, str]) ->
     return child.returncode, output.decode(errors="replace"), errors.decode(errors="replace")
 
 
-def _tried(python: str, device: str, limit: float, environment: Mapping[str, str] | None = None) -> Roofline | str:
-    """What the worker measures under one Python, or why it measured nothing."""
-    command = [python, str(WORKER), "--device", device]
+def _told(
+    python: str, device: str, limit: float, environment: Mapping[str, str] | None = None, more: tuple[str, ...] = ()
+) -> dict[str, Any] | str:
+    """What the worker prints under one Python, or why it printed nothing."""
+    command = [python, str(WORKER), "--device", device, *more]
     try:
         status, output, errors = _answer(command, limit, os.environ if environment is None else environment)
     except subprocess.TimeoutExpired:
@@ -149,7 +152,17 @@ def _tried(python: str, device: str, limit: float, environment: Mapping[str, str
     if status:
         return (errors.strip().splitlines() or ["it ended without a message"])[-1][:300]
     try:
-        found = json.loads(output.strip().splitlines()[-1])
+        return dict(json.loads(output.strip().splitlines()[-1]))
+    except (ValueError, LookupError, TypeError):
+        return "its answer was not a measurement"
+
+
+def _tried(python: str, device: str, limit: float, environment: Mapping[str, str] | None = None) -> Roofline | str:
+    """What the worker measures under one Python, or why it measured nothing."""
+    found = _told(python, device, limit, environment)
+    if isinstance(found, str):
+        return found
+    try:
         skipped = [f"{precision.upper()} was not measured: {why}." for precision, why in found["skipped"].items()]
         return Roofline(
             device=found["device"],
@@ -254,6 +267,87 @@ def roofline(machine: Machine, limit: float = 120) -> Roofline:
         return _cpu(machine, limit, f"This is the CPU, for {why}. {follows}")
     rates = {precision: rate for precision, rate in sheet.rates.items() if precision in BYTES}
     return Roofline(gpu.name, sheet.bandwidth, rates, "", 0.0, f"Not measured: {why}. {follows}", label=sheet.label)
+
+
+@dataclass(frozen=True, repr=False)
+class ReadSpeed(Shown):
+    """How fast so many bytes are read again and again: a cache's speed where they fit in one, else memory's.
+
+    Args:
+        device: its name.
+        bytes: that were read each time; 0 for a datasheet's bandwidth, which is memory's.
+        bandwidth: bytes a second.
+        label: where it comes from: empty if measured in this run, else ``datasheet`` or ``predicted``.
+        note: why another device or none was measured; empty otherwise.
+    """
+
+    device: str
+    bytes: int
+    bandwidth: float
+    label: str = ""
+    note: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """How fast, at which size, and where that comes from."""
+        speed = f"{self.bandwidth / GB:,.1f} GB/s"
+        if self.label:
+            return f"{self.label}: {speed}, the memory of {self.device}. {self.note}".strip()
+        return f"measured: {speed} at {bytes_text(self.bytes)} on {self.device}. {self.note}".strip()
+
+    def __str__(self) -> str:
+        return self.sentence
+
+    def _repr_html_(self) -> str:
+        return paragraph(self.sentence)
+
+
+def _read_on(
+    python: str, device: str, size: int, limit: float, environment: Mapping[str, str] | None
+) -> ReadSpeed | str:
+    """How fast one Python's torch reads, or why it measured nothing."""
+    found = _told(python, device, limit, environment, ("--read", str(size)))
+    if isinstance(found, str):
+        return found
+    try:
+        return ReadSpeed(str(found["device"]), int(found["bytes"]), float(found["read"]))
+    except (ValueError, LookupError, TypeError):
+        return "its answer was not a measurement"
+
+
+def read_speed(machine: Machine, size: int, limit: float = 120) -> ReadSpeed:
+    """How fast ``size`` bytes are read again and again where engines run: on the GPU, else on the CPU (notebook 08).
+
+    Where no Python can measure the GPU its datasheet is given, as :func:`roofline` does.
+
+    Args:
+        machine: from :func:`helpers.hardware.look`.
+        size: bytes, at least 4,096; of them half the memory at most is used.
+        limit: seconds that a try may take.
+
+    Raises:
+        WorkshopError: fewer bytes, or nothing was measured.
+    """
+    if size < 4096:
+        raise WorkshopError(f"Reading {size:,} bytes measures nothing but the clock: give at least 4,096.")
+    gpu = supported_gpu(machine)
+    note = ""
+    if gpu is not None and choice_for(gpu).release:
+        problems = []
+        for python, seconds, environment in gpu_pythons(machine, limit):
+            tried = _read_on(python, "cuda", size, seconds, environment)
+            if isinstance(tried, ReadSpeed):
+                return tried
+            problems.append(f"{python}: {tried}")
+        sheet = _sheet(gpu)
+        why = "; ".join(problems) or "no Python with a torch for it was found"
+        if sheet is not None:
+            return ReadSpeed(gpu.name, 0, sheet.bandwidth, sheet.label, f"Not measured: {why}.")
+        note = f"This is the CPU, for the {gpu.name} was not measured ({why})."
+    found = _read_on(sys.executable, "cpu", min(size, machine.memory_bytes // 4), limit, None)
+    if isinstance(found, str):
+        raise WorkshopError(f"The bandwidth was not measured: {found}; run the cell again.")
+    return replace(found, device=f"{machine.cpu.model}, {machine.cpu.cores} cores", note=note)
 
 
 def _sheet(gpu: Gpu) -> Datasheet | None:

@@ -5,8 +5,11 @@ Runs alone under any Python with torch 2.7 or newer, because a GPU's torch is no
     python helpers/workers/roofline.py --device cuda
 
 Output: {"device", "torch", "bandwidth": bytes/s, "rates": {precision: FLOP/s}, "sizes": {precision: side},
-"skipped": {precision: why}, "seconds"}.
-Taught in ``notebooks/01_gpu_checks.ipynb``.
+"skipped": {precision: why}, "seconds"}. Taught in ``notebooks/01_gpu_checks.ipynb``.
+
+With ``--read BYTES`` it measures one thing instead, how fast that many bytes are read again and again, as a model's
+weights are for every token: {"device", "torch", "read": bytes/s, "bytes", "seconds"}. Taught in
+``notebooks/08_benchmarking.ipynb``.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 STARTED = time.perf_counter()
@@ -61,6 +65,28 @@ def bandwidth(device: str, limit: float) -> float:
     return 2 * size / statistics.median(repeated(lambda: target.copy_(source), device, limit))
 
 
+def read_bandwidth(size: int, device: str, limit: float) -> tuple[float, int]:
+    """Bytes a second of reading the same bytes again and again, and how many bytes that were.
+
+    The faster of a sum and a copy: a sum only reads, as a step does with weights, and is bound by additions in the
+    nearest caches; a copy reads half of the bytes and writes the other half. The best of the repetitions counts, for
+    this is to bound what a model can do, and others may use the machine. Small sizes are gone through several times for
+    one look at the clock.
+    """
+    if device == "cuda":
+        size = min(size, torch.cuda.mem_get_info()[0] // 2)
+    values = torch.ones(max(size // 8, 1) * 2, dtype=torch.float32, device=device)
+    source, target = values.chunk(2)
+    times = max(1, 16 * 2**20 // size)
+
+    def again(work: Callable[[], Any]) -> None:
+        for _ in range(times):
+            work()
+
+    takes = [repeated(partial(again, work), device, limit) for work in (values.sum, partial(target.copy_, source))]
+    return times * values.nbytes / min(map(min, takes)), values.nbytes
+
+
 def product(precision: str, size: int, device: str) -> Callable[[], Any]:
     """A matrix product of two random square matrices, ready to be called.
 
@@ -101,6 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--limit", type=float, default=0.15, help="seconds for each measurement (default 0.15)")
+    parser.add_argument("--read", type=int, metavar="BYTES", help="measure only how fast this many bytes are read")
     options = parser.parse_args()
     precisions = ["fp32", "fp16", "bf16"]
     name = "cpu"
@@ -110,6 +137,11 @@ def main() -> None:
         name = torch.cuda.get_device_name(0)
         if torch.cuda.get_device_capability(0) >= (8, 9):
             precisions.append("fp8")
+    if options.read is not None:
+        speed, size = read_bandwidth(options.read, options.device, 4 * options.limit)
+        told = {"device": name, "torch": torch.__version__, "read": speed, "bytes": size}
+        print(json.dumps({**told, "seconds": round(time.perf_counter() - STARTED, 2)}))
+        return
     torch.manual_seed(0)
     measured: dict[str, tuple[float, int]] = {}
     skipped: dict[str, str] = {}

@@ -1,0 +1,56 @@
+"""Findings that need this machine: what the pure functions are given is measured or looked up here (notebook 08)."""
+
+from typing import TYPE_CHECKING
+
+from helpers.bench.analysis.precision import Precisions, precisions
+from helpers.bench.analysis.roofline import Distance, bandwidth_at, distance, weights_read
+from helpers.errors import WorkshopError
+
+if TYPE_CHECKING:
+    from helpers.bench.results.result import Sweep
+    from helpers.serving.endpoint import Endpoint
+
+
+def distance_here(endpoint: "Endpoint", sweep: "Sweep") -> Distance:
+    """How near an endpoint's engine comes to the speed at which this machine reads its weights, measured now.
+
+    Args:
+        endpoint: without load meanwhile.
+        sweep: of it, with a load of concurrency 1.
+
+    Raises:
+        WorkshopError: there is no such load, or the bandwidth cannot be measured.
+    """
+    from helpers import models, stage
+    from helpers.memory import Shape
+
+    engine = endpoint.engine
+    with stage.only_news():
+        shape = Shape.of(models.find(str(engine.manifest.options["model"])).config)
+    weights = weights_read(shape, engine.precision, engine.weight_bytes)
+    return distance(sweep, shape, bandwidth_at(weights), weights, engine.kv)
+
+
+def precisions_here(first: "Sweep", second: "Sweep") -> Precisions:
+    """Two engines of this machine under the same loads: which is faster where, and why.
+
+    Raises:
+        WorkshopError: one of them is of an address, so nobody knows its engine; or they have no load in common.
+    """
+    from helpers import hardware
+    from helpers.hardware.gpus import multiplies
+    from helpers.toolchains.choices import TITLES
+
+    engines = [sweep.results[0].engine if sweep.results else {} for sweep in (first, second)]
+    if not all(engines):
+        raise WorkshopError("Whose engines these are is not known. Measure endpoints of serving.start, not addresses.")
+    on_gpu = engines[1]["toolchain"] != "openvino"
+    gpu = hardware.supported_gpu(hardware.look()) if on_gpu else None
+    names = [TITLES.get(engine["precision"], engine["precision"]) for engine in engines]
+    return precisions(
+        first,
+        second,
+        (names[0], names[1]),
+        (engines[0]["weight_bytes"], engines[1]["weight_bytes"]),
+        multiplies(engines[1]["precision"], gpu),
+    )
