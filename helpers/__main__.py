@@ -6,6 +6,7 @@ import select
 import sys
 from collections.abc import Sequence
 
+from helpers.bench import command as bench
 from helpers.errors import WorkshopError
 
 _BESIDE = ("precision", "kv", "tp_size", "checkpoint", "from_checkpoint")
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--tp-size", type=int, help="number of GPUs (default: 1)")
     _add_memory(commands.add_parser("memory", help="how much of a GPU a model takes, and how many requests fit"))
     _add_recipes(commands)
+    bench.add_to(commands)
     commands.add_parser("watch", help="follow the stages that are under way")
     return top
 
@@ -203,6 +205,8 @@ def run(arguments: argparse.Namespace) -> int:
         from helpers.serving import conformance
 
         return conformance.main(arguments.url)
+    if arguments.command == "bench":
+        return bench.main(arguments)
     if arguments.command == "watch":
         from helpers import stage
 

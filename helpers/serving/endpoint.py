@@ -86,18 +86,20 @@ def start(
     """
     from helpers import toolchains
 
-    engine, options, asked = _resolved(what, options)
-    return Endpoint(engine, options, toolchains.best(), port or asked, time_limit).start()
+    engine, options, asked, recipe = _resolved(what, options)
+    return Endpoint(engine, options, toolchains.best(), port or asked, time_limit, recipe).start()
 
 
-def _resolved(what: "Engine | Recipe | str | Path", options: ServeOptions | None) -> "tuple[Engine, ServeOptions, int]":
-    """The engine, what its server is told, and the port that somebody asked for (0: none)."""
+def _resolved(
+    what: "Engine | Recipe | str | Path", options: ServeOptions | None
+) -> "tuple[Engine, ServeOptions, int, str]":
+    """The engine, what its server is told, the port that somebody asked for (0: none), and the recipe's name."""
     from helpers import toolchains
     from helpers.toolchains.base import Engine
 
     if isinstance(what, Engine):
         options_ = options or toolchains.best().serve_options(what)
-        return what, options_, 0 if options_.port == PORT else options_.port
+        return what, options_, 0 if options_.port == PORT else options_.port, ""
     from helpers import recipe
 
     chosen = recipe.load(what) if isinstance(what, str | Path) else what
@@ -108,7 +110,8 @@ def _resolved(what: "Engine | Recipe | str | Path", options: ServeOptions | None
     given = options or chosen.serve_options()
     with stage.only_news():
         engine = recipe.run(chosen)
-    return engine, given, (0 if given.port == PORT else given.port) if options else chosen.serving.port or 0
+    port = (0 if given.port == PORT else given.port) if options else chosen.serving.port or 0
+    return engine, given, port, chosen.name
 
 
 def endpoints() -> "tuple[Endpoint, ...]":
@@ -140,6 +143,7 @@ class Endpoint(Shown):
         engine: what it serves.
         options: what the server was told; its port is the one it has.
         model: the name that a request gives the model.
+        recipe: name of the recipe that it was started from; empty if from an engine.
         log: what the server prints.
         metrics: the file of its poller (:func:`helpers.serving.poller.read`).
         started_seconds: from its start to its first answer; None before.
@@ -152,6 +156,7 @@ class Endpoint(Shown):
         toolchain: "ModuleType | Any",
         port: int = 0,
         time_limit: float | None = None,
+        recipe: str = "",
     ) -> None:
         """Describe a server; :meth:`start` starts it.
 
@@ -160,8 +165,9 @@ class Endpoint(Shown):
             toolchain: whose ``serve_command`` starts it.
             port: to listen on; 0 for a free one.
             time_limit: see :func:`start`.
+            recipe: name of the recipe that the engine is of.
         """
-        self.engine, self.options, self.model = engine, options, engine.path.name
+        self.engine, self.options, self.model, self.recipe = engine, options, engine.path.name, recipe
         self.log, self.metrics = Path(os.devnull), Path(os.devnull)
         self.started_seconds: float | None = None
         self._toolchain, self._asked = toolchain, port
