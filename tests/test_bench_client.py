@@ -1,12 +1,16 @@
 """The load generator against servers that do everything that a server can do wrong, and a few that do not."""
 
+import contextlib
 import json
 import os
+import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,12 +18,14 @@ from typing import Any
 
 import pytest
 
-from helpers.bench.generator import measuring
+from helpers.bench.generator import client as client_module
+from helpers.bench.generator import connection, measuring, prompts
+from helpers.bench.generator.client import Client
 from helpers.bench.generator.connection import Opener
 from helpers.bench.generator.measuring import Measured
 from helpers.bench.generator.target import Target
 from helpers.bench.load import Load
-from helpers.bench.measured import Progress, Run
+from helpers.bench.measured import USER, Health, Progress, Run
 from helpers.bench.rows import OUTCOMES, Row
 from helpers.bench.rows import read as read_rows
 from helpers.errors import WorkshopError
@@ -51,8 +57,8 @@ from tests.conftest import ROOT, until
 KEY = "sk-very-secret-0123456789"
 
 
-@pytest.fixture
-def prompts(tmp_path: Path) -> str:
+@pytest.fixture(name="prompts")
+def one_prompt(tmp_path: Path) -> str:
     """A file with one prompt: for tests that nobody need be asked how long its prompts are."""
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "Once upon a time"}\n')
@@ -176,6 +182,48 @@ def test_a_connection_that_was_closed_meanwhile_is_no_failure_of_the_request(loa
             # Those that came on a used connection came again, on that or another.
             assert sum(one.before == 0 for one in server.asked) == 4 < len(server.asked)
         assert all(row.ok and row.reconnected for row in run.rows) and len(run.rows) == 4
+        assert sum(row.resent for row in run.rows) == len(server.asked) - 4
+
+
+def test_a_server_that_hangs_up_on_a_request_after_a_while_is_a_failure(load: Load) -> None:
+    with serving(lambda asked: [0.15, FIN] if asked.before else good()) as server:
+        rows = the_run(server, load).rows
+        assert len(server.asked) == 3
+    assert [(row.outcome, row.resent) for row in rows] == [("ok", False), ("cut", False), ("ok", False)]
+
+
+def test_a_long_request_on_a_connection_that_was_closed_is_sent_again_whole(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_AT_ONCE", 5.0)  # this test's server may be slow
+    file = tmp_path / "two.jsonl"
+    file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("short", "long " * 3_000_000)))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        took: list[int] = []
+
+        def request(sock: socket.socket) -> int:
+            came = sock.recv(65536)
+            head, body = came.split(b"\r\n\r\n", 1)
+            length, size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]), len(body)
+            while size < length:
+                size += len(sock.recv(1 << 20))
+            return size
+
+        def answer() -> None:
+            sock, _ = listener.accept()
+            took.append(request(sock))
+            sock.sendall(b"".join(one for one in good() if isinstance(one, bytes)))
+            sock.recv(1000)
+            time.sleep(0.1)  # until no more of it is taken
+            sock.close()
+            sock, _ = listener.accept()
+            took.append(request(sock))
+            sock.sendall(b"".join(one for one in good() if isinstance(one, bytes)))
+
+        threading.Thread(target=answer, daemon=True).start()
+        target = Target.of(f"http://127.0.0.1:{listener.getsockname()[1]}", "m")
+        rows = measuring.measure(target, load.with_(requests=2, prompts=str(file))).runs[0].rows
+    assert [(row.outcome, row.resent) for row in rows] == [("ok", False), ("ok", True)] and took[1] > 15_000_000
 
 
 def test_a_server_that_closes_every_connection_at_once_is_a_failure(load: Load) -> None:
@@ -243,7 +291,7 @@ def test_a_warm_up_without_an_answer_is_an_error_that_says_why(give_up: int, loa
 def test_a_server_that_wants_a_key_is_told_of_as_such(load: Load) -> None:
     with (
         serving([plain("401 No", {"error": "who are you?"})]) as server,
-        pytest.raises(WorkshopError, match=r"who are you\?\. Put the server's key into the variable OPENAI_API_KEY"),
+        pytest.raises(WorkshopError, match=r"who are you\?\. The environment variable OPENAI_API_KEY"),
     ):
         measure(server, load.with_(warmup=1))
 
@@ -277,7 +325,103 @@ def test_an_open_loop_sends_on_time_whatever_the_server_does(load: Load) -> None
         assert row.sent is not None and row.ttft is not None and row.first_token is not None
         assert row.sent >= row.intended and row.ttft == pytest.approx(row.first_token - row.intended)
         assert row.ok and row.ttft >= 0.4
-    assert run.health.late_p99 == pytest.approx(max((row.sent or 0) - row.intended for row in run.rows))
+
+
+class Hesitant(Server):
+    """Takes its time to shake hands."""
+
+    def _serve(self, sock: socket.socket, number: int) -> None:
+        time.sleep(0.1)
+        super()._serve(sock, number)
+
+
+def test_a_handshake_counts_as_the_servers_time_and_not_as_the_clients_lateness(load: Load, tmp_path: Path) -> None:
+    server = Hesitant(lambda asked: good(first=0.3), bad_servers.own_certificate(tmp_path))
+    with contextlib.closing(server):
+        asked = load.with_(concurrency=None, rate=50.0, arrivals="constant", requests=12)
+        (run,) = measuring.measure(Target.of(server.url, "m", insecure=True), asked).runs
+    late = [row for row in run.rows if (row.sent or 0) - row.intended > 0.09]
+    assert late and all(row.ok and (row.ttft or 0) > 0.39 for row in late) and run.health.late_p99 < 0.05
+
+
+def test_connections_of_an_open_loop_are_open_before_it_begins(load: Load) -> None:
+    open_then: dict[int, int] = {}
+
+    def script(asked: Asked) -> list[Step]:
+        open_then[asked.number] = server.connections
+        return good(first=0.2)
+
+    with serving(script) as server:
+        asked = load.with_(concurrency=None, rate=50.0, arrivals="constant", requests=30, warmup=2)
+        _, run = measure(server, asked).runs
+    assert open_then[0] == 1 and open_then[4] >= 4 + 2 * 10 and all(row.ok for row in run.rows)
+
+
+def test_waiting_awake_for_the_next_request_is_no_work(load: Load) -> None:
+    with serving(good()) as server:
+        run = the_run(server, load.with_(concurrency=None, rate=900.0, arrivals="constant", requests=450))
+    told = run.health
+    assert told.waited_awake > 0.02 * told.seconds
+    assert told.busy == pytest.approx((told.cpu_seconds - told.waited_awake) / told.seconds)
+
+
+def test_an_open_loop_may_have_as_many_connections_as_the_system_allows(load: Load) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        with serving(good()) as server:
+            the_run(server, load.with_(concurrency=None, rate=100.0))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 256
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_limit_of_the_clients_own_machine_is_not_the_servers_failure(load: Load, tmp_path: Path) -> None:
+    with serving(good(first=1.0)) as server:
+        asked = load.with_(concurrency=None, rate=200.0, requests=100, give_up=5)
+        child = start(server.url, asked, tmp_path / "out", files=60)
+        said, wrong = child.communicate(timeout=30)
+    assert child.returncode == 0 and wrong == "" and lines(said)[-1] == {"done": True}
+    failed = [row for row in rows_of(tmp_path / "out") if not row.ok]
+    assert {row.outcome for row in failed} == {"no connection"} and len(failed) > 5
+    assert {row.message for row in failed} == {"this machine's own limit: too many open files"}
+    (run,) = json.loads((tmp_path / "out" / "measured.json").read_text())["runs"]
+    assert not run["interrupted"] and run["health"]["limited"] == len(failed)
+    assert f"kept {len(failed)} requests from being sent" in Health(**run["health"]).client_bound
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_during_a_run_is_told_and_breaks_nothing(
+    hours: int, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, ahead = time.time_ns, [0]
+    monkeypatch.setattr(time, "time_ns", lambda: clock() + ahead[0])
+
+    def script(asked: Asked) -> list[Step]:
+        ahead[0] = hours * 3_600_000_000_000 if asked.number else 0
+        return good(gap=0.02)
+
+    with serving(script) as server:
+        run = the_run(server, load)
+    assert len(run.rows) == 3 and len(run.timeline.tokens) == len(run.timeline.in_flight) < 50
+    assert sum(run.timeline.tokens) == pytest.approx(12) and sum(run.timeline.first_tokens) == 3
+    assert f"clock was set by {hours * 3_600_000:+,} ms" in run.health.client_bound == run.health.gaps_bound
+    assert not Health(seconds=1, clock_shift=0.0005).client_bound
+
+
+def test_without_the_kernels_time_results_say_so_even_if_all_connections_are_closed(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_SO_TIMESTAMPNS", 9999)  # as on a kernel that has no such option
+    with serving([UNTIL_CLOSE, *W, FIN]) as server:
+        measured = measure(server, load)
+    assert measured.stamps == measured.runs[0].health.stamps == USER
+
+
+def test_a_system_without_epoll_is_told_so(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(select, "epoll")
+    with pytest.raises(WorkshopError, match="runs on Linux only"):
+        measuring.measure(Target.of("http://127.0.0.1:9"), load)
 
 
 def test_the_first_requests_are_spread_over_the_ramp(load: Load) -> None:
@@ -348,6 +492,17 @@ def test_progress_is_told_while_it_runs(load: Load) -> None:
         the_run(server, load.with_(requests=4, concurrency=2), watch=told.append)
     assert told and all(one.total == 4 and one.run == 1 and one.in_flight <= 2 for one in told)
     assert [one.done for one in told] == sorted(one.done for one in told) and told[-1].tokens > 0
+
+
+def test_progress_counts_all_tokens_of_a_long_answer(load: Load) -> None:
+    told: list[Progress] = []
+    with serving(good(tokens=400, gap=0.004)) as server:
+        run = the_run(server, load.with_(requests=2, concurrency=2, output_tokens=400), watch=told.append)
+    rate = sum(1 / (row.tpot or 1) for row in run.rows)
+    assert [one.tokens for one in told] == sorted(one.tokens for one in told)
+    late = [one for one in told if one.seconds > 1.0 and one.in_flight == 2]
+    assert late and all(one.tokens_per_second == pytest.approx(rate, rel=0.2) for one in late)
+    assert all(one.tokens == pytest.approx(rate * one.seconds, rel=0.2) for one in late)
 
 
 # --- Whom it asks -----------------------------------------------------------------------------------------------------
@@ -435,7 +590,13 @@ def test_of_two_addresses_of_a_host_the_one_is_taken_that_answers(monkeypatch: p
 # --- As a process of its own ------------------------------------------------------------------------------------------
 
 
-def start(server_url: str, load: Load, out: Path) -> "subprocess.Popen[str]":
+def start(server_url: str, load: Load, out: Path, files: int | None = None) -> "subprocess.Popen[str]":
+    def prepare() -> None:
+        # SIGINT is ignored in what a shell starts in the background, and children inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if files:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
     asked = {"url": server_url, "model": None, "load": load.told(), "out": str(out), "tokenizer": None}
     child = subprocess.Popen(
         [sys.executable, "-m", "helpers.bench", "--machine"],
@@ -445,8 +606,7 @@ def start(server_url: str, load: Load, out: Path) -> "subprocess.Popen[str]":
         text=True,
         cwd=ROOT,
         env={**os.environ, "OPENAI_API_KEY": KEY},
-        # SIGINT is ignored in what a shell starts in the background, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=prepare,
     )
     assert child.stdin is not None
     child.stdin.write(json.dumps(asked))
@@ -494,6 +654,19 @@ def test_an_interrupt_keeps_what_was_measured(load: Load, tmp_path: Path) -> Non
     assert {row.message for row in rows if not row.ok} == {measuring.STOPPED}
     told = json.loads((tmp_path / "out" / "measured.json").read_text())
     assert told["interrupted"] and [run["ended"] for run in told["runs"]] == [measuring.STOPPED]
+
+
+def test_a_stop_after_the_last_answer_makes_no_run_an_interrupted_one(load: Load) -> None:
+    def count(text: str) -> int:
+        client.stopping = "stopped while the last answer is read"
+        return 4
+
+    with serving([CHUNKED, *F[:4], chunk(DONE), LAST]) as server:
+        asked = load.with_(requests=1, runs=3)
+        client = Client(Target.of(server.url, "m"), asked, prompts.Source(asked, None), count_answer=count)
+        with contextlib.closing(client):
+            runs = list(client.measure())
+    assert client.stopping and [(run.interrupted, run.ended) for run in runs] == [(False, "")]
 
 
 def test_an_interrupt_before_the_first_request_leaves_nothing(load: Load, tmp_path: Path) -> None:

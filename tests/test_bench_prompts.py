@@ -47,7 +47,7 @@ def test_prompts_have_exactly_the_tokens_that_were_asked_for(api: str, tokenizer
     made = list(source.take(1, 40))
     assert {server(api)(str(one.content)) for one in made} == {150}
     assert {one.tokens for one in made} == ({150} if tokenizer else {None})
-    assert source.exact == (tokenizer is not None) and source.notes == []
+    assert source.exact == (tokenizer is not None) and source.notes(0) == []
 
 
 def test_lengths_in_a_range_are_drawn_evenly_and_kept() -> None:
@@ -96,19 +96,28 @@ def test_a_server_that_counts_nothing_is_told_of(tokenizer: Path | None, told: s
     source.calibrate(lambda _: None)
     (one,) = source.take(1, 1)
     assert 90 <= len(str(one.content).split()) <= 130 and one.tokens is None
-    assert not source.exact and told in source.notes[0]
+    assert not source.exact and told in source.notes(9)[0]
 
 
 # --- Which prompts --------------------------------------------------------------
 
 
 def contents(load: Load, run: int, count: int = 300) -> list[str]:
-    return [str(one.content) for one in Source(load, MODEL).take(run, count)]
+    return [str(one.content) for one in Source(load, MODEL, opening=7).take(run, count)]
 
 
-def test_the_same_load_sends_the_same_prompts() -> None:
+def test_the_same_load_and_opening_send_the_same_prompts() -> None:
     load = Load(input_tokens="20-40", output_tokens="3-90")
-    assert list(Source(load, MODEL).take(2, 50)) == list(Source(load, MODEL).take(2, 50))
+    first = Source(load, MODEL)
+    assert list(first.take(2, 50)) == list(Source(load, MODEL, first.opening).take(2, 50))
+
+
+def test_the_same_load_sent_again_is_as_long_and_begins_otherwise() -> None:
+    load = Load(input_tokens="20-40", output_tokens="3-90")
+    first, again = (list(Source(load, MODEL).take(1, 200)) for _ in range(2))
+    assert [(one.tokens, one.max_tokens) for one in first] == [(one.tokens, one.max_tokens) for one in again]
+    begins = [{tuple(str(one.content).split()[:4]) for one in made} for made in (first, again)]
+    assert not begins[0] & begins[1], "a server with these in its cache would look faster than it is"
 
 
 def test_another_seed_run_or_load_sends_others() -> None:
@@ -168,9 +177,10 @@ def test_the_prompts_of_a_file_come_in_order_with_their_own_lengths(tmp_path: Pa
     source = Source(load)
     assert not source.needs_calibration and not source.exact
     assert list(source.take(0, 2)) == [Prompt("one", None, 3), Prompt("two", None, 9)]
-    assert source.notes == []
+    assert source.notes(0) == []
     assert [one.content for one in source.take(1, 3)] == ["one", "two", "one"]
-    assert "The file has 2 prompts and 5 requests were made, so some were sent again" in source.notes[0]
+    assert "The file has 2 prompts and 5 requests were made, so some were sent again" in source.notes(5)[0]
+    assert source.notes(2) == [], "written out is not sent"
 
 
 def test_a_file_may_have_whole_conversations(tmp_path: Path) -> None:

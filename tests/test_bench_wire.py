@@ -7,14 +7,14 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from bad_servers import CHUNKED, DONE, LAST, OK_HEAD, UNTIL_CLOSE, chat, chunk, completion, event, usage, whole
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers.bench.generator.exchange import Exchange, gaps_of
 from helpers.bench.generator.wire import Head, Looks, Malformed, Reader, message_of, said
-from helpers.bench.load import Load
-from helpers.bench.rows import NOT_COUNTED, USAGE, Row
-from tests.bad_servers import CHUNKED, DONE, LAST, OK_HEAD, UNTIL_CLOSE, chat, chunk, completion, event, usage, whole
+from helpers.bench.load import CHAT, Load
+from helpers.bench.rows import NOT_COUNTED, TOKENIZER, USAGE, Row
 
 MS = 1_000_000
 EXACT = Load(output_tokens=4)
@@ -410,3 +410,32 @@ def test_every_framing_gives_the_same_events(head: bytes) -> None:
 def test_an_enormous_event_is_read_in_no_time() -> None:
     reader = read([chunk(event(completion("a" * 3_000_000))), *map(chunk, whole(4)), LAST])
     assert reader.events == 5 and isinstance(reader.stamps, array)
+
+
+# --- Texts, where nobody else counts ----------------------------------------------------------------------------------
+
+
+def test_an_answer_without_usage_is_counted_by_the_tokenizer_if_there_is_one() -> None:
+    events = [event(chat({"role": "assistant", "content": ""})), event(chat({"reasoning_content": "so "}))]
+    events += [event(chat({"content": word})) for word in ("one ", "two ", "three")]
+    data = b"".join([OK_HEAD, b"\r\n", *events, event(chat({}, "stop")), DONE])
+    for keep, tokens, counted in ((True, 4, TOKENIZER), (False, None, NOT_COUNTED)):
+        exchange = Exchange(0, 0, True, 0, b"", 4)
+        exchange.stamps, exchange.pieces, exchange.sent = [2_000], [data], 1_000
+        assert exchange.begins(keep_text=keep)
+        exchange.ended = 3_000
+        row, _, _ = exchange.row(1, 0, Load(api=CHAT), lambda text: len(text.split()))
+        assert (row.outcome, row.tokens, row.counted) == ("ok", tokens, counted)
+
+
+def test_a_stranger_in_the_middle_of_a_long_answer_is_found_in_one_of_sixteen_stretches() -> None:
+    many = [event(completion(f" t{i % 7}")) for i in range(2000)]
+    odd = [*many[:1000], b"data: {nope\n\n", *many[1000:]]
+    looks, found = Looks(), 0
+    for _ in range(32):
+        reader = Reader(Head.of(OK_HEAD + b"\r\n"), looks)
+        try:
+            reader.feed([1], [b"".join([*odd, event(usage(2000)), DONE])])
+        except Malformed:
+            found += 1
+    assert found == 2

@@ -5,10 +5,12 @@ so many users. An open loop sends ``rate`` requests a second whatever the server
 come by themselves. The two answers are different figures, so a load is one or the other.
 """
 
+import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from helpers.errors import WorkshopError
@@ -17,6 +19,8 @@ COMPLETIONS, CHAT = "completions", "chat"
 POISSON, CONSTANT = "poisson", "constant"
 FIXED_FIELDS = ("model", "prompt", "messages", "max_tokens", "stream", "stream_options", "ignore_eos")
 """Fields of a request that the load itself decides; ``extra`` may add others."""
+
+_MOST_TOKENS = 999_999_999
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,10 @@ class Lengths:
     high: int
 
     def __post_init__(self) -> None:
-        if not (_whole(self.low) and _whole(self.high) and 1 <= self.low <= self.high):
+        whole = _whole(self.low) and _whole(self.high)
+        if whole and max(self.low, self.high) > _MOST_TOKENS:
+            raise WorkshopError(f"A length has more than {_MOST_TOKENS:,} tokens. Give a smaller one.")
+        if not (whole and 1 <= self.low <= self.high):
             raise WorkshopError(
                 f"A length of {self.low!r} to {self.high!r} tokens. Give a whole number such as 128, or a range such "
                 "as 100-200, of at least 1."
@@ -47,7 +54,7 @@ class Lengths:
         if isinstance(asked, Lengths):
             return asked
         if isinstance(asked, str):
-            found = re.fullmatch(r"\s*(\d+)\s*(?:[-–:]\s*(\d+)\s*)?", asked)
+            found = re.fullmatch(r"\s*(\d{1,9})\s*(?:[-–:]\s*(\d{1,9})\s*)?", asked)
             if found is None:
                 raise WorkshopError(
                     f"{asked!r} is no length in tokens. Give a number such as 128, or a range: 100-200."
@@ -69,7 +76,7 @@ class Load:
     """One load, as a value; what is not given is chosen as the comments say.
 
     Attributes:
-        concurrency: closed loop: requests in flight. None with a rate.
+        concurrency: closed loop: requests in flight; 1 where neither it nor a rate is given. None with a rate.
         rate: open loop: requests a second, whatever the server does. None for a closed loop.
         arrivals: of an open loop: ``poisson`` (as users come) or ``constant``.
         requests: measured requests of one run; None: as many as ``seconds`` lasts, and without that four times the
@@ -79,7 +86,8 @@ class Load:
         warmup: requests before the first run, which are not measured; None: one for each that may be in flight, 64 at
             most.
         ramp: seconds over which a closed loop's first requests are spread; None: as long as one request took in the
-            warm-up. All at once (0) measures the queue of a burst that users do not make.
+            warm-up, and without a warm-up all at once. All at once (0) measures the queue of a burst that users do not
+            make.
         input_tokens: of a prompt.
         output_tokens: of an answer.
         ignore_eos: answers go on past the end-of-text token, so that each is as long as asked. Only servers for
@@ -89,14 +97,15 @@ class Load:
         api: ``completions`` or ``chat``.
         timeout: seconds after which a request that is not answered whole is given up.
         give_up: failed requests in a row after which the run ends: the server is gone.
-        seed: of lengths, texts and arrivals; equal seeds send equal requests.
+        seed: of lengths, texts and arrivals. Equal seeds send equal requests, but for each prompt's first words: those
+            are others each time, or a server that keeps KV blocks would answer a second run from its cache.
         extra: further fields of each request's body, such as ``{"temperature": 0.8}``.
 
     Raises:
         WorkshopError: a value that makes no load.
     """
 
-    concurrency: int | None = 1
+    concurrency: int | None = None
     rate: float | None = None
     arrivals: str = POISSON
     requests: int | None = None
@@ -107,7 +116,7 @@ class Load:
     input_tokens: Lengths = field(default_factory=lambda: Lengths(128, 128))
     output_tokens: Lengths = field(default_factory=lambda: Lengths(128, 128))
     ignore_eos: bool = True
-    prompts: str | None = None
+    prompts: str | Path | None = None
     api: str = COMPLETIONS
     timeout: float = 600.0
     give_up: int = 50
@@ -117,9 +126,10 @@ class Load:
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_tokens", Lengths.of(self.input_tokens))
         object.__setattr__(self, "output_tokens", Lengths.of(self.output_tokens))
-        if self.rate is not None and self.concurrency == 1:
-            object.__setattr__(self, "concurrency", None)
+        if self.rate is None and self.concurrency is None:
+            object.__setattr__(self, "concurrency", 1)
         self._check_kind()
+        self._check_fields()
         self._check_numbers()
 
     def _check_kind(self) -> None:
@@ -132,6 +142,20 @@ class Load:
             raise WorkshopError(f"Arrivals are {self.arrivals!r}. Give {POISSON!r} or {CONSTANT!r}.")
         if self.api not in (COMPLETIONS, CHAT):
             raise WorkshopError(f"The API is {self.api!r}. Give {COMPLETIONS!r} or {CHAT!r}.")
+
+    def _check_fields(self) -> None:
+        """What could not be sent is found out before the server is asked anything."""
+        if isinstance(self.prompts, Path):
+            object.__setattr__(self, "prompts", str(self.prompts))
+        if not (self.prompts is None or isinstance(self.prompts, str)):
+            raise WorkshopError(f"prompts is a {type(self.prompts).__name__}. Give the name of a file.")
+        if not isinstance(self.extra, Mapping):
+            raise WorkshopError(f"extra is a {type(self.extra).__name__}. Give fields by name: {{'top_p': 0.9}}.")
+        object.__setattr__(self, "extra", dict(self.extra))
+        try:
+            json.dumps(self.extra, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise WorkshopError(f"extra has what JSON cannot say: {error}. Leave it out.") from None
         if taken := [name for name in self.extra if name in FIXED_FIELDS]:
             raise WorkshopError(f"extra has {taken[0]!r}, which the load decides itself. Leave it out.")
 
@@ -144,10 +168,10 @@ class Load:
             value = getattr(self, name)
             if value is not None and not (_number(value) and value > 0):
                 raise WorkshopError(f"{name} is {value!r}. Give a number above 0.")
-        for name in ("warmup", "ramp"):
-            value = getattr(self, name)
-            if value is not None and not (_number(value) and value >= 0):
-                raise WorkshopError(f"{name} is {value!r}. Give a number of at least 0.")
+        if self.warmup is not None and not (_whole(self.warmup) and self.warmup >= 0):
+            raise WorkshopError(f"warmup is {self.warmup!r}. Give a whole number of at least 0.")
+        if self.ramp is not None and not (_number(self.ramp) and self.ramp >= 0):
+            raise WorkshopError(f"ramp is {self.ramp!r}. Give a number of at least 0.")
 
     @property
     def open_loop(self) -> bool:
@@ -174,7 +198,11 @@ class Load:
         return f"closed loop, concurrency {self.concurrency}"
 
     def with_(self, **changes: Any) -> "Load":
-        """The same load with some things changed."""
+        """The same load with some things changed. A rate takes the place of its concurrency, and the reverse."""
+        if changes.get("rate") is not None:
+            changes.setdefault("concurrency", None)
+        elif changes.get("concurrency") is not None:
+            changes.setdefault("rate", None)
         return replace(self, **changes)
 
     def told(self) -> dict[str, Any]:

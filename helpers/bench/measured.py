@@ -15,6 +15,7 @@ LATE = 0.005
 
 _BUSY = 0.95  # of one core
 _MERGED = 0.01  # of all reads
+_SHIFTED = 0.001  # seconds
 _FEW = 2  # late first tokens that are no pattern yet
 
 
@@ -36,6 +37,8 @@ class Health:
             longest that they can have lain there.
         late_p99: seconds by which an open loop's requests left after their time; 0 in a closed loop.
         parse_seconds: spent on reading what had come.
+        waited_awake: seconds of the processor's time spent waiting for the moment to send; no work, so not ``busy``.
+        limited: requests that this machine's own limits (open files, ports) kept from being sent.
         clock_shift: seconds by which the wall clock was set during the run; stamps of the kernel follow it.
     """
 
@@ -52,15 +55,21 @@ class Health:
     late_p99: float = 0.0
     parse_seconds: float = 0.0
     clock_shift: float = 0.0
+    waited_awake: float = 0.0
+    limited: int = 0
 
     @property
     def busy(self) -> float:
-        """Share of one core that the client took."""
-        return self.cpu_seconds / self.seconds if self.seconds else 0.0
+        """Share of one core that the client's work took."""
+        return max(0.0, self.cpu_seconds - self.waited_awake) / self.seconds if self.seconds else 0.0
 
     @property
     def client_bound(self) -> str:
         """Why TTFT and the time of an answer are not the server's, in a few words; empty where they are."""
+        if abs(self.clock_shift) > _SHIFTED:
+            return f"the system's clock was set by {1000 * self.clock_shift:+,.0f} ms during the run"
+        if self.limited:
+            return f"this machine's own limit of connections kept {self.limited:,} requests from being sent"
         if self.busy > _BUSY:
             return f"its core was {self.busy:.0%} busy"
         if self.first_merged > max(_FEW, _MERGED * self.answers):
@@ -101,7 +110,8 @@ class Timeline:
     """A run over time, in steps of :data:`BUCKET` seconds from its first request on.
 
     Attributes:
-        tokens: that came in each step (events with text, scaled to the server's own count at each answer's end).
+        tokens: of whole answers that came in each step (events with text, scaled to the count of each answer); answers
+            that failed and those that nobody counted are not in it.
         in_flight: requests under way at each step's end.
         first_tokens: answers whose first token came in each step.
     """

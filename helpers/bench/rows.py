@@ -14,7 +14,11 @@ from typing import Any, get_type_hints
 
 OK = "ok"
 WARM_UP, MEASURED = "warm-up", "measured"
-USAGE, NOT_COUNTED = "usage", "not counted"
+USAGE, TOKENIZER, NOT_COUNTED = "usage", "tokenizer", "not counted"
+
+FORMAT = 1
+MEASURED_FILE, REQUESTS_FILE = "measured.json", "requests.csv"
+"""What the load generator writes, and the format of the first: :mod:`helpers.bench.results.result` reads them."""
 
 
 @dataclass(slots=True)
@@ -37,8 +41,8 @@ class Row:
         status: HTTP status; None if no answer began.
         prompt_tokens: as the server counted; None if it did not say.
         asked_tokens: ``max_tokens`` of the request.
-        tokens: of the answer, as the server counted; None if it did not say. Chunks are never taken for tokens.
-        counted: ``usage`` or ``not counted``.
+        tokens: of the answer; None if nobody counted them. Chunks are never taken for tokens.
+        counted: who counted: ``usage`` (the server), ``tokenizer`` (the client, in the text) or ``not counted``.
         events: of the stream that carried text.
         reads: of the socket that brought such events: the times that ITL is taken between.
         merged: reads that brought more than one of them although they had arrived apart: the client was late.
@@ -47,6 +51,8 @@ class Row:
         itl_p50, itl_max: gaps between reads that carried tokens, in seconds; None below two reads.
         lag_max: longest that bytes of this answer lay in the kernel before the client took them, in seconds.
         reconnected: True if it began on a new connection.
+        resent: True if it was sent a second time, since the server had just closed the first connection; ``sent`` is
+            then the second time.
         bytes: of the answer, with its headers.
     """
 
@@ -76,6 +82,7 @@ class Row:
     itl_max: float | None = None
     lag_max: float = 0.0
     reconnected: bool = False
+    resent: bool = False
     bytes: int = 0
 
     @property

@@ -8,9 +8,11 @@ import time
 from helpers.bench.generator.connection import Connection, Opener, why
 from helpers.bench.generator.exchange import Exchange
 from helpers.bench.generator.target import Target
-from helpers.bench.generator.wire import Malformed
+from helpers.bench.generator.wire import Head, Malformed, said
 from helpers.errors import WorkshopError
 
+_LARGEST = 16_000_000  # bytes of an answer: a list of a thousand models is a tenth of a million
+_CHUNK_LINE = 256  # bytes of the line in front of a chunk
 _SERVER = re.compile(rb"\r\nserver:[ \t]*([^\r]*)", re.IGNORECASE)
 
 
@@ -51,7 +53,7 @@ def _open(connection: Connection, deadline: float) -> None:
 
 
 def _answer(connection: Connection, deadline: float) -> tuple[int, bytes, str]:
-    exchange, first = Exchange(0, 0, True, 0, b"", 0), b""
+    exchange, first, size = Exchange(0, 0, True, 0, b"", 0), b"", 0
     while not exchange.whole:
         _wait(connection, select.POLLIN, deadline)
         stamp, found = connection.receive()
@@ -61,13 +63,43 @@ def _answer(connection: Connection, deadline: float) -> tuple[int, bytes, str]:
             break
         exchange.stamps.append(stamp)
         exchange.pieces.append(found)
+        size += len(found)
+        if size > _LARGEST:
+            raise Malformed(f"its answer has no end within {_LARGEST // 1_000_000} MB")
         if exchange.head is None:
             first += found
             exchange.begins()
     if exchange.head is None:
         raise Malformed("it closed the connection without an answer")
     server = _SERVER.search(first[: exchange.head.size])
-    return exchange.head.status, exchange.body(), server[1].decode("latin-1").strip() if server else ""
+    return (
+        exchange.head.status,
+        _body(exchange.head, b"".join(exchange.pieces)),
+        server[1].decode("latin-1").strip() if server else "",
+    )
+
+
+def _body(head: Head, came: bytes) -> bytes:
+    """The whole body; a measured exchange keeps only its beginning.
+
+    Raises:
+        Malformed: a chunk does not say how long it is.
+    """
+    if not head.chunked:
+        return came
+    at, parts = 0, []
+    while at < len(came):
+        line, _, _ = came[at : at + _CHUNK_LINE].partition(b"\r\n")
+        try:
+            size = int(line.partition(b";")[0], 16)
+        except ValueError:
+            raise Malformed(f"a chunk of its answer is as long as {said(line)!r}") from None
+        if size <= 0:
+            break
+        at += len(line) + 2
+        parts.append(came[at : at + size])
+        at += size + 2
+    return b"".join(parts)
 
 
 def _wait(connection: Connection, events: int, deadline: float) -> None:

@@ -7,23 +7,24 @@ and where the program could not keep up, its own health says so (:class:`helpers
 
 import gc
 import heapq
-import resource
+import math
 import select
 import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from statistics import median
 
 from helpers.bench.generator import prompts
 from helpers.bench.generator.arrivals import arrivals, first_starts
-from helpers.bench.generator.connection import Connection, Opener, why
+from helpers.bench.generator.connection import Connection, Opener, own_limit, why
 from helpers.bench.generator.exchange import Exchange, gaps_of
-from helpers.bench.generator.target import KEY_VARIABLE, Target
+from helpers.bench.generator.target import Target
 from helpers.bench.generator.wire import Looks, Malformed
 from helpers.bench.load import Load
 from helpers.bench.measured import BUCKET, KERNEL, USER, Gaps, Health, Progress, Run, Timeline
-from helpers.bench.rows import OK, Row
+from helpers.bench.rows import OK, USAGE, Row
 from helpers.errors import WorkshopError
 
 _TICK = 0.25  # seconds between two looks at time limits, and two reports
@@ -38,7 +39,10 @@ _READY = 256  # requests written out beforehand
 _LATEST = 64  # answers that a live figure is taken from
 _PATIENCE = 5.0  # seconds for connections to open before a run
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before a slot tries again, after 1, 2, ... failures in a row
+_PLENTY = 100_000  # open files, where the system knows no limit
 _FILES = 64  # files open besides connections
+_AHEAD, _MOST_AHEAD = 4, 1000  # connections opened before a run of an open loop: more than will be needed; at most
+_AT_ONCE = 0.05  # seconds in which a server that had closed a connection says so to a request on it
 
 
 class Client:
@@ -49,36 +53,44 @@ class Client:
         load: what is sent.
         source: where prompts come from, calibrated.
         watch: told how it goes a few times a second.
+        count_answer: counts the tokens of an answer's text, for a server that does not.
 
     Attributes:
         stopping: why it stops before its end; empty while it does not. Set by whoever interrupts it.
         gone: True if that is because too many requests failed in a row.
-        stamps: ``kernel`` or ``user``: who says when bytes came.
+        stamps: ``kernel`` or ``user``: who says when bytes came; ``user`` if the kernel did not of a single read.
         looks: of the server's events, as its answers have shown them.
+        keeps_text: True until an answer has shown that the server counts its tokens itself.
 
     Raises:
-        WorkshopError: no such host, or more connections than this process may open.
+        WorkshopError: no such host, more connections than this process may open, or a system that is not Linux.
     """
 
     def __init__(
-        self, target: Target, load: Load, source: prompts.Source, watch: Callable[[Progress], None] = lambda told: None
+        self,
+        target: Target,
+        load: Load,
+        source: prompts.Source,
+        watch: Callable[[Progress], None] = lambda told: None,
+        count_answer: Callable[[str], int] | None = None,
     ) -> None:
         self.target, self.load, self.source = target, load, source
         self.stopping, self.gone = "", False
         self.stamps = KERNEL
         self.looks = Looks()
+        self.count_answer = count_answer
+        self.keeps_text = count_answer is not None
         self._watch = watch
         self._opener = Opener(target)
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self._free: list[Connection] = []
-        if load.concurrency:
-            _allow_files(load.concurrency + _FILES)
+        _allow_files(load.concurrency + _FILES if load.concurrency else None)
 
     def close(self) -> None:
         """End all connections."""
         for connection in list(self._connections.values()):
-            self._drop(connection)
+            self.drop(connection)
         self._epoll.close()
 
     def measure(self) -> Iterator[Run]:
@@ -87,22 +99,23 @@ class Client:
         Raises:
             WorkshopError: no request of the warm-up was answered, so there is nothing to measure.
         """
-        load, ramp = self.load, self.load.ramp or 0.0
+        load, ramp, latency = self.load, self.load.ramp or 0.0, 0.0
         if load.warming:
             warm = self._measure(0, load.with_(rate=None, concurrency=load.concurrency or 1), load.warming, 0.0)
             yield warm
             took = [row.ended - row.sent for row in warm.rows if row.ok and row.ended and row.sent is not None]
             if not took and (self.gone or not self.stopping):
                 raise WorkshopError(_nothing(warm, self.target))
-            if load.ramp is None and took:
-                ramp = median(took)
+            latency = median(took) if took else 0.0
+            if load.ramp is None:
+                ramp = latency
         for number in range(1, load.runs + 1):
             if self.stopping:
                 return
-            yield self._measure(number, load, load.measured, ramp)
+            yield self._measure(number, load, load.measured, ramp, latency)
 
-    def _measure(self, number: int, load: Load, total: int | None, ramp: float) -> Run:
-        self._open(min(load.concurrency or 0, total or load.concurrency or 0))
+    def _measure(self, number: int, load: Load, total: int | None, ramp: float, latency: float = 0.0) -> Run:
+        self._open(_connections(load, total, latency))
         collecting = gc.isenabled()
         gc.collect()
         gc.disable()  # nothing here is in cycles, and a collection in the middle would be read as the server's pause
@@ -114,13 +127,13 @@ class Client:
 
     # --- Connections --------------------------------------------------------------
 
-    def connect(self) -> Connection:
+    def connect(self, new: bool = False) -> Connection:
         """A free connection, or a new one.
 
         Raises:
             OSError: the server refuses.
         """
-        return self._free.pop() if self._free else self._new()
+        return self._new() if new or not self._free else self._free.pop()
 
     def release(self, connection: Connection) -> None:
         """Its answer is whole: another request may use it."""
@@ -133,16 +146,19 @@ class Client:
         self._epoll.register(connection.fd, connection.watched)
         return connection
 
-    def _drop(self, connection: Connection) -> None:
+    def drop(self, connection: Connection) -> None:
+        """End one that is of no more use."""
+        self.note_stamps(connection)
         if self._connections.pop(connection.fd, None) is not None:
             self._epoll.unregister(connection.fd)
             connection.close()
         if connection in self._free:
             self._free.remove(connection)
 
-    def drop(self, connection: Connection) -> None:
-        """End one that is of no more use."""
-        self._drop(connection)
+    def note_stamps(self, *connections: Connection) -> None:
+        """If one of them has brought bytes without the kernel's time, the results say so, even when it is closed."""
+        if not all(one.stamped for one in connections or self._connections.values()):
+            self.stamps = USER
 
     def _open(self, n: int) -> None:
         """Have ``n`` connections ready, so that a run measures answers and no handshakes; failures show later."""
@@ -162,12 +178,12 @@ class Client:
             if connection.ready:
                 _, came = connection.receive()
                 if came is not None:
-                    self._drop(connection)  # closed; or it speaks unasked
+                    self.drop(connection)  # closed; or it speaks unasked
             else:
                 connection.opened()
                 self.watch_output(connection, False)  # of a handshake, the server's half is what is waited for
         except OSError:
-            self._drop(connection)
+            self.drop(connection)
 
     def watch_output(self, connection: Connection, wanted: bool) -> None:
         """Whether the loop wants to know when a connection can send."""
@@ -204,9 +220,11 @@ class _Loop:
         self._tokens: dict[int, float] = {}  # by step of the timeline
         self._reads = self._merged = self._counted = 0
         self._lags = [0] * (_LAG_STEPS + 1)
-        self._lag_max = 0
-        self._parsing = 0.0
-        self._sent_late: list[float] = []
+        self._parsing = self._awake = 0.0
+        self._late: list[float] = []  # seconds after its time at which each request of an open loop was taken up
+        self._limited: set[int] = set()  # requests that this machine's own limits kept from being sent
+        self._told = 0  # tokens, in the latest report
+        self._stopped = ""  # why it was cut short
         self._ttfts: deque[float] = deque(maxlen=_LATEST)
         self._recent: deque[tuple[float, int]] = deque([(0.0, 0)])
         self._looked = 0  # when the loop last looked at all connections, in nanoseconds
@@ -225,9 +243,10 @@ class _Loop:
             self._due = [(next(self._arrivals), 0, False)]
         cpu, clock, self._began = time.process_time(), time.monotonic(), time.monotonic()
         self._start = self._looked = time.time_ns()
+        ahead = _ahead()
         self._turn()
         seconds = time.monotonic() - clock
-        shift = (time.time_ns() - self._start) * 1e-9 - seconds
+        shift = _ahead() - ahead
         cpu = time.process_time() - cpu
         while self._unread:
             self._conclude(self._unread.popleft())
@@ -239,14 +258,15 @@ class _Loop:
         while self._due or self._live:
             now = time.monotonic() - self._began
             if self.client.stopping:
-                self._give_up("interrupted", self.client.stopping)
+                self._stopped = self.client.stopping
+                self._give_up("interrupted", self._stopped)
                 return
             if self._due and self._due[0][0] <= now:
                 now = self._send_due(now)
             if now >= tick:
                 self._tick(now)
                 tick = now + _TICK
-            ready = self.client.poll(self._patience(now, tick))
+            ready = self.client.poll(0.0) if self._to_do else self._wait(now, tick)
             if ready:
                 self._receive(ready)
                 self._looked = time.time_ns()
@@ -256,12 +276,21 @@ class _Loop:
                 self._looked = time.time_ns()
                 self._read_something()
 
-    def _patience(self, now: float, tick: float) -> float:
-        """Seconds to wait for answers; none while there is something to read."""
-        if self._unread or self._partly or len(self._ready) < min(_READY // 4, self._left):
-            return 0.0
+    @property
+    def _to_do(self) -> bool:
+        """True while there is something to read or to write out."""
+        return bool(self._unread or self._partly or len(self._ready) < min(_READY // 4, self._left))
+
+    def _wait(self, now: float, tick: float) -> list[tuple[int, int]]:
+        """Wait for answers until something is due, the last moment of it awake."""
         until = min(tick, self._due[0][0] - _SPIN) if self._due else tick
-        return max(0.0, until - now)
+        if until > now:
+            return self.client.poll(until - now)
+        began, until = time.thread_time(), self._began + self._due[0][0]
+        while not (ready := self.client.poll(0.0)) and time.monotonic() < until:
+            self._looked = time.time_ns()
+        self._awake += time.thread_time() - began
+        return ready
 
     @property
     def _left(self) -> int:
@@ -346,6 +375,8 @@ class _Loop:
             request, asked = self._ready.popleft()
             open_loop = self.load.open_loop
             due = self._start + round(at * 1e9) if open_loop else 0
+            if open_loop:
+                self._late.append(time.monotonic() - self._began - at)
             self._begin(Exchange(self._started, self._started if open_loop else slot, first, due, request, asked))
             if open_loop:
                 heapq.heappush(self._due, (next(self._arrivals), 0, False))
@@ -359,10 +390,12 @@ class _Loop:
         self._carry(exchange)
 
     def _carry(self, exchange: Exchange) -> None:
-        """Give a request a connection, and send it there if it is open already."""
+        """Give a request a connection, a new one if it had none of use, and send it there if that is open already."""
         try:
-            connection = self.client.connect()
+            connection = self.client.connect(new=exchange.resent)
         except OSError as error:
+            if own_limit(error):
+                self._limited.add(exchange.index)
             self._over(exchange, "no connection", why(error))
             return
         exchange.fresh = not connection.used
@@ -378,8 +411,8 @@ class _Loop:
                 self.client.watch_output(connection, False)  # the server's half of a handshake comes next
                 return
             request, exchange.request = exchange.request, b""
-            if not exchange.fresh:
-                connection.kept = request
+            if request and not exchange.fresh:
+                connection.again, connection.again_until = request, time.monotonic() + _AT_ONCE
             if connection.send(request):
                 exchange.sent = connection.sent
                 self.client.watch_output(connection, False)
@@ -392,7 +425,7 @@ class _Loop:
 
     def _begins(self, connection: Connection, exchange: Exchange) -> bool:
         try:
-            return exchange.begins(self.client.looks)
+            return exchange.begins(self.client.looks, self.client.keeps_text)
         except Malformed as error:
             self.client.drop(connection)
             self._over(exchange, "malformed", str(error))
@@ -410,9 +443,10 @@ class _Loop:
     def _hung_up(self, connection: Connection, exchange: Exchange, stamp: int, reason: str = "") -> None:
         """The connection ended."""
         self.client.drop(connection)
-        if not exchange.pieces and exchange.head is None and not exchange.fresh and connection.kept:
-            # The server had closed a connection that it kept for a while: not the request's fault.
-            exchange.request, exchange.sent = connection.kept, 0
+        unread = exchange.head is None and not exchange.pieces
+        if unread and not exchange.fresh and time.monotonic() < connection.again_until:
+            # The server had closed a connection that it kept for a while: not the request's fault. Later it may be.
+            exchange.request, exchange.sent, exchange.resent = connection.again, 0, True
             self._carry(exchange)
             return
         exchange.ended = stamp
@@ -468,7 +502,9 @@ class _Loop:
         if self._in_a_row >= self.load.give_up:
             self.client.gone = True
             self.client.stopping = f"{self._in_a_row} requests failed one after the other"
-        tokens = self._counted + sum(len(one.pieces) for one in self._live.values())
+        under_way = sum(one.came for one in self._live.values()) + sum(one.came for one in self._unread)
+        # An answer's last reads bring no text, which shows when they are read: what was told is not taken back.
+        self._told = tokens = max(self._told, self._counted + under_way)
         self._recent.append((now, tokens))
         while self._recent[0][0] < now - 1.0 and len(self._recent) > 2:
             self._recent.popleft()
@@ -505,7 +541,7 @@ class _Loop:
     def _conclude(self, exchange: Exchange) -> None:
         """An answer has ended: its row, its gaps and its share of the timeline."""
         began = time.perf_counter()
-        row, stamps, counts = exchange.row(self.number, self._start, self.load)
+        row, stamps, counts = exchange.row(self.number, self._start, self.load, self.client.count_answer)
         row.message = self.client.target.without_key(row.message)
         self._rows.append(row)
         self._done += 1
@@ -514,38 +550,38 @@ class _Loop:
         self._counted += row.events
         if row.outcome == OK:
             self._in_a_row = 0
+            self.client.keeps_text = self.client.keeps_text and row.counted != USAGE
             self._gaps.extend(gaps_of(stamps))
             if row.ttft is not None:
                 self._ttfts.append(row.ttft)
         else:
             self._failed += 1
-            self._in_a_row += 1
-        if self.load.open_loop and row.sent is not None:
-            self._sent_late.append(row.sent - row.intended)
-        share = row.tokens / row.events if row.tokens and row.events else 1.0
-        step, start, tokens = round(BUCKET * 1e9), self._start, self._tokens
-        for stamp, count in zip(stamps, counts, strict=True):
-            at = (stamp - start) // step
-            tokens[at] = tokens.get(at, 0.0) + count * share
+            self._in_a_row += row.index not in self._limited
+        if row.outcome == OK and row.tokens and row.events:  # events are no tokens until somebody has counted
+            share = row.tokens / row.events
+            step, start, tokens = round(BUCKET * 1e9), self._start, self._tokens
+            for stamp, count in zip(stamps, counts, strict=True):
+                at = (stamp - start) // step
+                tokens[at] = tokens.get(at, 0.0) + count * share
         self._parsing += time.perf_counter() - began
 
     def _finished(self, health: Health) -> Run:
         self._rows.sort(key=lambda row: row.index)
-        self.client.stamps = KERNEL if all(one.stamped for one in self.client._connections.values()) else USER
+        self.client.note_stamps()
         return Run(
             number=self.number,
             began=self._start * 1e-9,
             rows=self._rows,
             gaps=_gaps(self._gaps),
-            timeline=self._timeline(),
+            timeline=self._timeline(health.seconds),
             health=self._health(health),
             ramp=self.ramp,
-            interrupted=bool(self.client.stopping),
-            ended=self.client.stopping,
+            interrupted=bool(self._stopped),
+            ended=self._stopped,
         )
 
     def _health(self, health: Health) -> Health:
-        late = sorted(self._sent_late)
+        late = sorted(self._late)
         return Health(
             stamps=self.client.stamps,
             seconds=health.seconds,
@@ -560,23 +596,42 @@ class _Loop:
             late_p99=max(0.0, late[min(len(late) - 1, int(0.99 * len(late)))]) if late else 0.0,
             parse_seconds=self._parsing,
             clock_shift=health.clock_shift,
+            waited_awake=self._awake,
+            limited=len(self._limited),
         )
 
-    def _timeline(self) -> Timeline:
-        """What came when; requests in flight as the rows have it."""
-        steps = 1 + max([*self._tokens, *(int((row.ended or 0.0) / BUCKET) for row in self._rows)], default=-1)
-        change, first = [0] * (steps + 1), [0] * steps
+    def _timeline(self, seconds: float) -> Timeline:
+        """What came when; requests in flight as the rows have it. A clock that is set meanwhile makes it no longer."""
+        last = int(seconds / BUCKET) if self._rows else -1
+
+        def step(at: float) -> int:
+            return min(max(0, int(at / BUCKET)), last)
+
+        tokens, change, first = [0.0] * (last + 1), [0] * (last + 1), [0] * (last + 1)
+        for at, count in self._tokens.items():
+            tokens[min(max(0, at), last)] += count
         for row in self._rows:
             if row.sent is not None and row.ended is not None:
-                change[int(max(0.0, row.sent) / BUCKET)] += 1
-                change[int(max(0.0, row.ended) / BUCKET)] -= 1
-            if row.first_token is not None and row.first_token >= 0:
-                first[int(row.first_token / BUCKET)] += 1
-        flying, in_flight = 0, []
-        for step in change[:steps]:
-            flying += step
-            in_flight.append(flying)
-        return Timeline([round(self._tokens.get(step, 0.0), 3) for step in range(steps)], in_flight, first)
+                change[step(row.sent)] += 1
+                change[step(row.ended)] -= 1
+            if row.first_token is not None:
+                first[step(row.first_token)] += 1
+        return Timeline([round(count, 3) for count in tokens], list(accumulate(change)), first)
+
+
+def _connections(load: Load, total: int | None, latency: float) -> int:
+    """How many to open before a run; of an open loop, more than will be in flight if answers take that many seconds."""
+    n = load.concurrency or min(_AHEAD + 2 * math.ceil((load.rate or 0.0) * latency), _MOST_AHEAD)
+    return min(n, total or n)
+
+
+def _ahead() -> float:
+    """Seconds that the wall clock is ahead of the one that nobody sets, by the quickest of a few looks at both."""
+    looks = []
+    for _ in range(5):
+        before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        looks.append((after - before, wall - before))
+    return min(looks)[1] * 1e-9
 
 
 def _gaps(gaps: "array[float]") -> Gaps:
@@ -614,13 +669,17 @@ def _lag(lags: list[int], share: float) -> float:
     return 0.0
 
 
-def _allow_files(n: int) -> None:
-    """Have room for so many connections.
+def _allow_files(n: int | None) -> None:
+    """Have room for so many connections; with None, for as many as the system allows.
 
     Raises:
         WorkshopError: the system allows fewer.
     """
+    import resource  # no such thing on Windows, which is told so where a connection is made
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if n is None:
+        n = _PLENTY if hard == resource.RLIM_INFINITY else hard
     if soft >= n:
         return
     if hard != resource.RLIM_INFINITY and hard < n:
@@ -632,9 +691,13 @@ def _allow_files(n: int) -> None:
 
 
 def _nothing(warm: Run, target: Target) -> str:
-    """Why there is nothing to measure."""
+    """Why there is nothing to measure, and what may be done."""
     first = warm.rows[0] if warm.rows else None
-    why = f"{first.outcome}: {first.message}" if first else warm.ended
+    why = f"{first.outcome}: {first.message}".rstrip(".") if first else warm.ended
+    told = f"No request of the warm-up was answered whole by {target.url}, so there is nothing to measure. "
+    told += f"The first: {why}."
     if first and first.status in (401, 403):
-        why += f". Put the server's key into the variable {KEY_VARIABLE}"
-    return f"No request of the warm-up was answered by {target.url}, so there is nothing to measure. The first: {why}."
+        return f"{told} {target.key_advice}"
+    if first and (first.outcome == "short" or "ignore_eos" in first.message):
+        return f"{told} A server that does not know ignore_eos is measured with --let-end (ignore_eos=False)."
+    return told

@@ -23,6 +23,7 @@ _PATIENCE = 2.0  # seconds for one of several addresses to answer
 _SO_TIMESTAMPNS = 35  # Linux on x86 and Arm; Python's socket module has no name for it
 _STAMP = struct.Struct("@qq")
 _ANCILLARY = socket.CMSG_SPACE(_STAMP.size) if hasattr(socket, "CMSG_SPACE") else 0
+_OWN_LIMITS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL)
 _UNDER_WAY = (errno.EINPROGRESS, errno.EAGAIN, errno.EWOULDBLOCK)
 
 _buffer = bytearray(READ_BYTES)  # shared: one thread reads one connection at a time
@@ -36,16 +37,19 @@ class Connection:
     Attributes:
         exchange: the request under way on it; None while it is free.
         used: True once a request has been answered on it.
-        kept: the request under way on a used connection: the server may have closed that, and it is sent again.
-        stamped: True if the kernel says when bytes arrive.
+        again: the request to send again if the server turns out to have closed a connection that it kept; empty on a
+            new one.
+        again_until: when a hang-up no longer means that, by the monotonic clock, in seconds.
+        stamped: True if the kernel has said of all bytes when they arrived.
     """
 
     __slots__ = (
         "_recvmsg_into",
         "_unsent",
+        "again",
+        "again_until",
         "exchange",
         "fd",
-        "kept",
         "ready",
         "sent",
         "sock",
@@ -71,7 +75,8 @@ class Connection:
         self._recvmsg_into = self.sock.recvmsg_into
         self.fd = self.sock.fileno()
         self.exchange: Any = None
-        self.used, self.ready, self.sent, self.kept = False, False, 0, b""
+        self.used, self.ready, self.sent = False, False, 0
+        self.again, self.again_until = b"", 0.0
         self._unsent = b""
         self.watched = select.EPOLLIN | select.EPOLLOUT
         failed = self.sock.connect_ex(address)
@@ -134,8 +139,10 @@ class Opener:
         """Look the server up.
 
         Raises:
-            WorkshopError: no such host.
+            WorkshopError: no such host, or a system on which it cannot run.
         """
+        if not hasattr(select, "epoll"):
+            raise WorkshopError("The load generator runs on Linux only. Run it there, for instance beside the server.")
         self._target = target
         try:
             found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
@@ -172,6 +179,11 @@ def _answers(family: int, address: Any) -> bool:
     return False
 
 
+def own_limit(error: OSError) -> bool:
+    """True if not the server is at its limit, but this machine: of open files, or of ports."""
+    return error.errno in _OWN_LIMITS
+
+
 def why(error: OSError) -> str:
     """An error of a connection in words; one of TLS has numbers that mean something else to the system."""
     reason = getattr(error, "verify_message", None) or getattr(error, "reason", None)
@@ -180,4 +192,6 @@ def why(error: OSError) -> str:
         if hasattr(error, "verify_message"):
             return f"its certificate is not trusted ({reason}; the option insecure takes any)"
         return f"TLS failed ({reason})"
+    if own_limit(error):
+        return f"this machine's own limit: {os.strerror(error.errno or 0).lower()}"
     return os.strerror(error.errno) if error.errno else str(error)

@@ -2,11 +2,12 @@
 
 import re
 from array import array
+from collections.abc import Callable
 from operator import sub
 
 from helpers.bench.generator.wire import CHUNKED_END, Head, Looks, Malformed, Reader
 from helpers.bench.load import Load
-from helpers.bench.rows import MEASURED, NOT_COUNTED, OK, USAGE, WARM_UP, Row
+from helpers.bench.rows import MEASURED, NOT_COUNTED, OK, TOKENIZER, USAGE, WARM_UP, Row
 
 _NANO = 1e-9
 _TAIL = len(CHUNKED_END)
@@ -32,11 +33,12 @@ class Exchange:
         deadline: when it is given up, by the monotonic clock, in seconds.
         outcome, message: what went wrong outside of what was read; ``ok`` until then.
         fresh: True if it began on a new connection.
+        resent: True if it was sent a second time, since the server had closed the connection.
     """
 
     __slots__ = (
         "_reader", "asked", "bytes", "deadline", "due", "ended", "first", "fresh", "head", "index", "lag", "late",
-        "message", "outcome", "pieces", "request", "sent", "slot", "stamps",
+        "message", "outcome", "pieces", "request", "resent", "sent", "slot", "stamps",
     )  # fmt: skip
 
     def __init__(self, index: int, slot: int, first: bool, due: int, request: bytes, asked: int) -> None:
@@ -48,14 +50,14 @@ class Exchange:
         self.late: list[int] = []
         self.head: Head | None = None
         self.outcome, self.message = OK, ""
-        self.fresh = False
+        self.fresh = self.resent = False
         self._reader: Reader | None = None
 
-    def begins(self, looks: Looks | None = None) -> bool:
+    def begins(self, looks: Looks | None = None, keep_text: bool = False) -> bool:
         """Look for the answer's head in what has come; True once it is there.
 
         Args:
-            looks: of this server's events, as far as other answers have shown.
+            looks, keep_text: see :class:`helpers.bench.generator.wire.Reader`.
 
         Raises:
             Malformed: no HTTP answer.
@@ -66,7 +68,7 @@ class Exchange:
             return False
         body = came[self.head.size :]
         self.pieces, self.stamps = ([body], self.stamps[-1:]) if body else ([], [])
-        self._reader = Reader(self.head, looks)
+        self._reader = Reader(self.head, looks, keep_text)
         self.bytes = self.head.size
         return True
 
@@ -105,6 +107,11 @@ class Exchange:
         return self._reader.body if self._reader else b""
 
     @property
+    def came(self) -> int:
+        """Events with text that it has brought; a read that has not been taken apart counts for one."""
+        return self._reader.events + len(self.pieces) if self._reader else 0
+
+    @property
     def read_whole(self) -> bool:
         """True if what has been taken apart is the whole answer."""
         return self._reader is not None and self._reader.whole
@@ -119,13 +126,16 @@ class Exchange:
         if self.outcome == OK:
             self.outcome, self.message = outcome, message
 
-    def row(self, run: int, start: int, load: Load) -> "tuple[Row, array[int], array[int]]":
+    def row(
+        self, run: int, start: int, load: Load, count: Callable[[str], int] | None = None
+    ) -> "tuple[Row, array[int], array[int]]":
         """The request's row; and when its tokens came (nanoseconds) and how many events each read brought.
 
         Args:
             run: its number.
             start: of the run, in nanoseconds since 1970.
             load: what it belongs to.
+            count: the model's tokenizer, for an answer that the server has not counted and whose text was kept.
         """
         self.read()
         if self._reader is None or self.head is None:
@@ -134,6 +144,8 @@ class Exchange:
         self._conclude(self._reader, self.head, load)
         row = self._row(run, start)
         _fill(row, self._reader, start, self.late)
+        if row.ok and row.tokens is None and count and self._reader.texts:
+            row.tokens, row.counted = count("".join(self._reader.texts)), TOKENIZER
         return row, self._reader.stamps, self._reader.counts
 
     def _conclude(self, reader: Reader, head: Head, load: Load) -> None:
@@ -174,6 +186,7 @@ class Exchange:
             asked_tokens=self.asked,
             lag_max=self.lag * _NANO,
             reconnected=self.fresh,
+            resent=self.resent,
             bytes=self.bytes,
         )
 

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from helpers.bench.generator.folder import results_into
 from helpers.bench.generator.measuring import measure
 from helpers.bench.generator.target import KEY_VARIABLE, Target
 from helpers.bench.load import Load
+from helpers.bench.measured import Progress, Run
 from helpers.errors import WorkshopError
 
 _STOPPED = 130
@@ -29,16 +31,9 @@ def main() -> int:
             bool(asked.get("insecure")),
         )
         tokenizer = Path(asked["tokenizer"]) if asked.get("tokenizer") else None
-        measured = measure(
-            target,
-            Load.from_told(asked["load"]),
-            tokenizer,
-            watch=lambda told: _tell({"progress": asdict(told)}),
-            after_run=lambda run: _tell(
-                {"run": {"number": run.number, "requests": len(run.rows), "failed": sum(not r.ok for r in run.rows)}}
-            ),
-            folder=Path(asked["out"]),
-        )
+        load, folder = Load.from_told(asked["load"]), Path(asked["out"])
+        with results_into(folder):
+            measured = measure(target, load, tokenizer, _progress, _run_ended, folder)
     except WorkshopError as error:
         _tell({"error": str(error)})
         return 1
@@ -46,6 +41,15 @@ def main() -> int:
         return _STOPPED
     _tell({"done": True, **({"interrupted": True} if measured.interrupted else {})})
     return 0
+
+
+def _progress(told: Progress) -> None:
+    _tell({"progress": asdict(told)})
+
+
+def _run_ended(run: Run) -> None:
+    failed = sum(not row.ok for row in run.rows)
+    _tell({"run": {"number": run.number, "requests": len(run.rows), "failed": failed}})
 
 
 def _tell(what: dict[str, Any]) -> None:

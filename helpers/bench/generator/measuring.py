@@ -17,13 +17,12 @@ from helpers.bench import rows
 from helpers.bench.generator.asking import ask
 from helpers.bench.generator.client import Client
 from helpers.bench.generator.prompts import Prompt, Source, body
-from helpers.bench.generator.target import KEY_VARIABLE, Target
+from helpers.bench.generator.target import Target
 from helpers.bench.load import CHAT, Load
 from helpers.bench.measured import Progress, Run
+from helpers.bench.rows import FORMAT, MEASURED_FILE, REQUESTS_FILE
 from helpers.errors import WorkshopError
 
-FORMAT = 1
-MEASURED, REQUESTS = "measured.json", "requests.csv"
 STOPPED = "stopped by hand"
 
 
@@ -38,6 +37,7 @@ class Measured:
         stamps: ``kernel`` or ``user``.
         server: what the server calls itself; empty if it does not.
         notes: what to know about it, in sentences.
+        opening: number with which the same prompts would be made again.
     """
 
     load: Load
@@ -46,27 +46,31 @@ class Measured:
     stamps: str
     server: str
     notes: tuple[str, ...] = ()
+    opening: int = 0
 
     @property
     def interrupted(self) -> bool:
-        """True if it was stopped before its end."""
-        return any(run.interrupted for run in self.runs)
+        """True if it was stopped before its end, in a run or between two."""
+        return (
+            any(run.interrupted for run in self.runs) or len([run for run in self.runs if run.number]) < self.load.runs
+        )
 
     def write(self, folder: Path) -> Path:
         """Write it into a folder; the file that says that it is there comes last."""
         folder.mkdir(parents=True, exist_ok=True)
-        rows.write((row for run in self.runs for row in run.rows), folder / REQUESTS)
+        rows.write((row for run in self.runs for row in run.rows), folder / REQUESTS_FILE)
         told: dict[str, Any] = {
             "format": FORMAT,
             "load": self.load.told(),
             "target": {**self.target.told(), "server": self.server, "stamps": self.stamps},
             "interrupted": self.interrupted,
             "notes": list(self.notes),
+            "opening": self.opening,
             "runs": [run.told() for run in self.runs],
         }
-        part = folder / f"{MEASURED}.part"
+        part = folder / f"{MEASURED_FILE}.part"
         part.write_text(json.dumps(told), encoding="utf-8")
-        return part.replace(folder / MEASURED)
+        return part.replace(folder / MEASURED_FILE)
 
 
 def measure(
@@ -96,7 +100,7 @@ def measure(
     source = Source(load, tokenizer)
     if source.needs_calibration:
         source.calibrate(lambda text: _counted(target, load, text))
-    client = Client(target, load, source, watch)
+    client = Client(target, load, source, watch, source.count_answer)
     runs = []
     with _stopped_by_signals(client):  # writing too: a signal just then would lose everything
         try:
@@ -106,7 +110,8 @@ def measure(
                     after_run(run)
         finally:
             client.close()
-        measured = Measured(load, target, tuple(runs), client.stamps, server, tuple(source.notes))
+        sent = sum(row.sent is not None for run in runs for row in run.rows)
+        measured = Measured(load, target, tuple(runs), client.stamps, server, tuple(source.notes(sent)), source.opening)
         if folder is not None:
             measured.write(folder)
     return measured
@@ -126,7 +131,7 @@ def named(target: Target) -> tuple[Target, str]:
     if isinstance(found, str):
         return replace(target, model=found), server
     if status in (401, 403):
-        raise WorkshopError(f"{target.url} asks for a key (HTTP {status}). Put it into the variable {KEY_VARIABLE}.")
+        raise WorkshopError(f"{target.url} asks for a key (HTTP {status}). {target.key_advice}")
     raise WorkshopError(
         f"{target.url}/models answered {status} and names no model. Is this the address of an OpenAI-compatible "
         "server? Where it has no such page, give the model's name (--model)."

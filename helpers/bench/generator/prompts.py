@@ -11,16 +11,20 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from random import Random
-from typing import Any, NamedTuple
+from random import Random, SystemRandom
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers.bench.load import CHAT, Lengths, Load
 from helpers.errors import WorkshopError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 WORDS = Path(__file__).parents[3] / "data" / "words.txt"
 
 _OPENING = 4  # words that tell a prompt from all others
 _RUN = 1_000_003  # prompts that a run may have before it repeats the openings of the next one
+_OPENINGS = 2**32  # to begin at
 _RING = 16_384  # words in random order that prompts are cut from: cheaper than drawing each word
 _FEWEST = 32  # words of one token that are enough to make prompts from
 _PROBE = 8  # words of the short probe
@@ -73,22 +77,25 @@ def body(prompt: Prompt, model: str | None, load: Load) -> bytes:
 class Source:
     """Where the prompts of a load come from.
 
-    The same load sends the same prompts; another seed, concurrency or rate sends others, and so do the warm-up and each
-    run, for a server keeps the KV blocks of what it has read.
+    A server keeps the KV blocks of what it has read, so each time, and in the warm-up and each run, prompts begin
+    otherwise; another seed, concurrency or rate sends others altogether.
 
     Args:
         load: what is sent.
         tokenizer: a ``tokenizer.json`` or the folder that has it, for exact lengths; None to ask the server instead.
+        opening: the same number sends the same load with the same first words again; None for any.
 
     Attributes:
+        opening: as it was drawn.
         needs_calibration: True if :meth:`calibrate` has to be called before :meth:`take`.
 
     Raises:
         WorkshopError: no such tokenizer, or a file of prompts that cannot be used; says which line and why.
     """
 
-    def __init__(self, load: Load, tokenizer: Path | None = None) -> None:
+    def __init__(self, load: Load, tokenizer: Path | None = None, opening: int | None = None) -> None:
         self.load = load
+        self.opening = SystemRandom().randrange(_OPENINGS) if opening is None else opening
         self._given = _read(Path(load.prompts), load) if load.prompts is not None else []
         self._sent = 0  # of those
         self._notes: list[str] = []
@@ -98,7 +105,9 @@ class Source:
         self._per_word, self._added = 1.0, 0.0  # tokens = added + per_word · words, and the template's
         self._template: int | None = None if load.api == CHAT else 0
         made = load.prompts is None
-        self._count = _counter(tokenizer, load.api != CHAT) if tokenizer is not None and made else None
+        loaded = _loaded(tokenizer) if tokenizer is not None else None
+        self._tokenizer = loaded
+        self._count = _counter(loaded, load.api != CHAT) if loaded is not None and made else None
         self._words, self._whole = self._pool() if made else ([], False)
         if self._count is not None:
             self._learn(self._count)
@@ -109,12 +118,20 @@ class Source:
         return self._whole and self._template is not None
 
     @property
-    def notes(self) -> list[str]:
-        """What to know about the prompts that were sent, in sentences."""
+    def count_answer(self) -> Callable[[str], int] | None:
+        """Counts the tokens of an answer's text, where a tokenizer was given."""
+        return None if self._tokenizer is None else _counter(self._tokenizer, False)
+
+    def notes(self, sent: int) -> list[str]:
+        """What to know about the prompts, in sentences.
+
+        Args:
+            sent: requests, in the warm-up and all runs.
+        """
         notes = list(self._notes)
-        if self._sent > len(self._given) > 0:
+        if sent > len(self._given) > 0:
             notes.append(
-                f"The file has {len(self._given):,} prompts and {self._sent:,} requests were made, so some were sent "
+                f"The file has {len(self._given):,} prompts and {sent:,} requests were made, so some were sent "
                 "again: a server that reuses KV blocks answers those faster."
             )
         return notes
@@ -192,7 +209,7 @@ class Source:
         """
         random, base = Random(self._seed), len(self._words)
         orders = [random.sample(self._words, base) for _ in range(_OPENING)]
-        number = run * _RUN
+        number = self.opening + run * _RUN
         while True:
             rest, opening = number, []
             for order in orders:
@@ -272,8 +289,13 @@ def _words() -> list[str]:
     return [word for line in lines if not line.startswith("#") for word in line.split()]
 
 
-def _counter(file: Path, special: bool) -> Callable[[str], int]:
-    """What counts the tokens of a text, with the special tokens that the model wants around it or without.
+def _counter(tokenizer: "Tokenizer", special: bool) -> Callable[[str], int]:
+    """What counts the tokens of a text, with the special tokens that the model wants around it or without."""
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=special).ids)
+
+
+def _loaded(file: Path) -> "Tokenizer":
+    """The tokenizer in a file or folder.
 
     Raises:
         WorkshopError: no such file, or no tokenizer in it, or the library is missing.
@@ -297,7 +319,7 @@ def _counter(file: Path, special: bool) -> Callable[[str], int]:
         raise WorkshopError(f"{file} is not a tokenizer that the tokenizers package can read: {error}.") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=special).ids)
+    return tokenizer
 
 
 Given = tuple[str | list[dict[str, Any]], int | None]

@@ -9,6 +9,7 @@ from helpers.bench.load import CHAT, COMPLETIONS
 from helpers.errors import WorkshopError
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+_TOLD = 6  # characters of a key's beginning that tell nothing
 _PATHS = {COMPLETIONS: "/completions", CHAT: "/chat/completions"}
 _PORTS = {"http": 80, "https": 443}
 
@@ -24,6 +25,7 @@ class Target:
         model: what requests ask for; empty until it is known.
         key: sent as a bearer token; empty for none.
         insecure: True takes any certificate.
+        key_variable: the variable of the environment that the key was looked for in.
     """
 
     host: str
@@ -33,6 +35,7 @@ class Target:
     model: str = ""
     key: str = field(default="", repr=False)
     insecure: bool = False
+    key_variable: str = KEY_VARIABLE
 
     @classmethod
     def of(cls, url: str, model: str = "", key_variable: str = KEY_VARIABLE, insecure: bool = False) -> "Target":
@@ -54,7 +57,7 @@ class Target:
         if parts.username or parts.password:
             raise WorkshopError(
                 f"The address of {host} has a user name or password in it, which logs and results would keep. Leave it "
-                f"out, and put the server's key into the environment variable {KEY_VARIABLE}."
+                f"out, and put the server's key into the environment variable {key_variable}."
             )
         key = os.environ.get(key_variable, "").strip()
         if not key.isascii() or not key.isprintable():
@@ -62,7 +65,8 @@ class Target:
         base = parts.path.rstrip("/")
         for path in sorted(_PATHS.values(), key=len, reverse=True):
             base = base.removesuffix(path)
-        return cls(host, port or _PORTS[parts.scheme], parts.scheme == "https", base or "/v1", model, key, insecure)
+        port, tls = port or _PORTS[parts.scheme], parts.scheme == "https"
+        return cls(host, port, tls, base or "/v1", model, key, insecure, key_variable)
 
     @property
     def url(self) -> str:
@@ -79,9 +83,18 @@ class Target:
         """What results keep of it: no key."""
         return {"url": self.url, "model": self.model, "tls": self.tls}
 
+    @property
+    def key_advice(self) -> str:
+        """What to do where the server refuses the key, or misses one."""
+        if not self.key:
+            return f"The environment variable {self.key_variable} is empty: put the server's key into it."
+        return f"The server does not take the key in the environment variable {self.key_variable}: set it anew."
+
     def without_key(self, text: str) -> str:
-        """A text of the server, which may repeat the key that it was sent."""
-        return text.replace(self.key, "(the key)") if self.key else text
+        """A text of the server, which may repeat the key that it was sent, or the beginning of it where it was cut."""
+        for size in range(len(self.key), min(_TOLD, len(self.key)) - 1, -1):
+            text = text.replace(self.key[:size], "(the key)") if size else text
+        return text
 
     def request(self, method: str, path: str, body: bytes = b"") -> bytes:
         """One HTTP request, head and body."""

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 CHUNKED_END = b"\r\n0\r\n\r\n"
 """The last bytes of a chunked body without trailers."""
@@ -22,8 +22,11 @@ _HEAD_END = b"\r\n\r\n"
 _CONTINUES = b" 1"  # how the status of an answer begins that only says that another follows
 _LARGEST_HEAD = 65_536  # bytes: what has no end of its headers by then is no HTTP
 _LARGEST_EVENT = 16_000_000  # bytes
+_ID, _ESCAPE = b'{"id":"', ord("\\")
+_USUAL = 2_048  # bytes of an event: a larger one is not remembered
 _SHORT = 512  # bytes: less than this need not have an event like the others
 _ENDS = 8_192  # bytes
+_SAMPLE = 16  # of long stretches, one is looked through whole
 _ENDING = 60  # bytes at an event's end that tell it from others
 _ATTEMPTS = 4  # to learn how events look, in a row, before all are taken apart
 _TEXT = re.compile(rb'"(?:text|content)":\s?"([^"\\]*(?:\\.[^"\\]*)*)"')
@@ -35,6 +38,7 @@ _STREAM = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream")
 _CLOSES = re.compile(rb"\r\nconnection:[^\r]*\bclose\b")
 _MOST = 10**9  # tokens that an answer may have: more is no count
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n")
+_GENERATED = ("content", "reasoning_content", "reasoning", "tool_calls")
 _SAID = 300  # characters of what a server says that are kept
 
 
@@ -256,11 +260,11 @@ class _Events:
 class Looks:
     """What stands before and behind the text of every event of a server, framing included; shared by its answers."""
 
-    __slots__ = ("after", "attempts", "before", "begins", "empty", "ends")
+    __slots__ = ("after", "attempts", "before", "begins", "empty", "ends", "stretches")
 
     def __init__(self) -> None:
         self.before = self.after = self.empty = self.begins = self.ends = b""
-        self.attempts = 0
+        self.attempts = self.stretches = 0
 
     def learn(self, raw: bytes) -> None:
         """From one event with its framing.
@@ -283,10 +287,12 @@ class Looks:
     def alone(self, whole: bytes, begin: int, end: int) -> bool:
         """True if only such events are there: as many begin as end so.
 
-        Looking for others costs more than counting these, so of much only both ends are looked through: a server's
-        events change at the beginning, and an error ends a stream.
+        Looking for others costs more than counting these, so of much (over a hundred events at once, as only a server
+        sends that floods) both ends are looked through and, now and then, all of it: a server's events change at the
+        beginning, and an error ends a stream.
         """
-        if end - begin < 4 * _ENDS:
+        self.stretches += 1
+        if end - begin < 4 * _ENDS or self.stretches % _SAMPLE == 0:
             return self._alone(whole, begin, end)
         left = whole.find(self.ends, begin + _ENDS, end) + len(self.ends)
         right = whole.rfind(self.ends, begin, end - _ENDS) + len(self.ends)
@@ -314,15 +320,24 @@ class Reader:
         error: what the stream said in place of its end; empty if it did not.
         done: True once ``[DONE]`` came.
         quick: events that were counted and not taken apart.
+        texts: of the events, where somebody has to count their tokens; None otherwise.
     """
 
     __slots__ = (
         "_body", "_events", "_looks", "_said", "counts", "done", "error", "events", "finish",
-        "head", "prompt_tokens", "quick", "stamps", "tokens",
+        "head", "prompt_tokens", "quick", "stamps", "texts", "tokens",
     )  # fmt: skip
 
-    def __init__(self, head: Head, looks: Looks | None = None) -> None:
+    def __init__(self, head: Head, looks: Looks | None = None, keep_text: bool = False) -> None:
+        """Begin.
+
+        Args:
+            head: of the answer.
+            looks: of this server's events, as far as other answers have shown.
+            keep_text: take every event apart and keep its text.
+        """
         self.head = head
+        self.texts: list[str] | None = [] if keep_text else None
         self._looks = looks or Looks()
         self.stamps, self.counts = array("q"), array("l")
         self.events = self.quick = 0
@@ -366,7 +381,7 @@ class Reader:
             return
         at = offset = 0
         while at < len(pieces) and not self._body.done:
-            if self._looks.before and self.events and self._body.between and self._events.between:
+            if self._looks.before and self._skims and self._body.between and self._events.between:
                 skimmed = self._skim(stamps, pieces, at, offset)
                 if skimmed:  # and what is left looks different
                     at, offset = skimmed
@@ -382,6 +397,11 @@ class Reader:
             with contextlib.suppress(Malformed):  # it was cut
                 for data, came in self._events.rest():
                     self._event(data, came)
+
+    @property
+    def _skims(self) -> bool:
+        """True if events may be counted: the first one has been taken apart, and nobody wants their texts."""
+        return self.events > 0 and self.texts is None
 
     def _keep(self, piece: bytes) -> None:
         body = self._body.feed(piece)
@@ -418,24 +438,15 @@ class Reader:
         if data == b"[DONE]":
             self.done = True
             return
-        try:
-            told = json.loads(data)
-        except (ValueError, RecursionError):
-            raise Malformed(f"an event of the stream is no JSON: {said(data[:60])!r}") from None
-        if not isinstance(told, dict):
-            raise Malformed(f"an event of the stream is no object: {said(data[:60])!r}")
-        if told.get("error") or told.get("object") == "error":
-            self.error = message_of(data)
-            return
-        usage, choices = told.get("usage"), told.get("choices")
-        if isinstance(usage, dict):
-            self.prompt_tokens = _count(usage.get("prompt_tokens"), self.prompt_tokens)
-            self.tokens = _count(usage.get("completion_tokens"), self.tokens)
-        if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-            finish = choices[0].get("finish_reason")
-            self.finish = said(finish.encode("utf-8", "replace")) if finish and isinstance(finish, str) else self.finish
-            if _carries_text(choices[0]):
-                self._came(came, 1)
+        told = _said_by(data)
+        self.error = told.error or self.error
+        self.prompt_tokens = self.prompt_tokens if told.prompt_tokens is None else told.prompt_tokens
+        self.tokens = self.tokens if told.tokens is None else told.tokens
+        self.finish = told.finish or self.finish
+        if told.text:
+            self._came(came, 1)
+            if self.texts is not None:
+                self.texts.append(told.text)
 
     def _came(self, stamp: int, events: int) -> None:
         """Events with text came at that time."""
@@ -498,18 +509,65 @@ class Reader:
         return at, end - begins
 
 
-def _carries_text(choice: dict[str, Any]) -> bool:
-    """True if a choice brings something generated: text, reasoning or a call of a tool; not a role alone."""
-    if choice.get("text"):
-        return True
-    delta = choice.get("delta")
-    return isinstance(delta, dict) and any(
-        delta.get(key) for key in ("content", "reasoning_content", "reasoning", "tool_calls")
+class _Event(NamedTuple):
+    """What one event says."""
+
+    error: str = ""
+    prompt_tokens: int | None = None
+    tokens: int | None = None
+    finish: str | None = None
+    text: str = ""
+
+
+def _said_by(data: bytes) -> _Event:
+    """What an event says.
+
+    Raises:
+        Malformed: it is none of this API.
+    """
+    if data.startswith(_ID) and len(data) < _USUAL:
+        end = data.find(b'"', len(_ID))
+        if end > 0 and data[end - 1] != _ESCAPE:
+            return _after_id(data[end:])
+    return _parsed(data)
+
+
+@lru_cache(maxsize=256)
+def _after_id(rest: bytes) -> _Event:
+    """The same without the answer's own id, which says nothing: first and last events of many answers are alike."""
+    return _parsed(_ID + rest)
+
+
+def _parsed(data: bytes) -> _Event:
+    try:
+        told = json.loads(data)
+    except (ValueError, RecursionError):
+        raise Malformed(f"an event of the stream is no JSON: {said(data[:60])!r}") from None
+    if not isinstance(told, dict):
+        raise Malformed(f"an event of the stream is no object: {said(data[:60])!r}")
+    if told.get("error") or told.get("object") == "error":
+        return _Event(error=message_of(data))
+    usage, choices = told.get("usage"), told.get("choices")
+    counts = usage if isinstance(usage, dict) else {}
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    finish = choice.get("finish_reason")
+    return _Event(
+        prompt_tokens=_count(counts.get("prompt_tokens")),
+        tokens=_count(counts.get("completion_tokens")),
+        finish=said(finish.encode("utf-8", "replace")) if finish and isinstance(finish, str) else None,
+        text=_text_of(choice),
     )
 
 
-def _count(value: Any, otherwise: int | None) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST else otherwise
+def _text_of(choice: dict[str, Any]) -> str:
+    """What a choice brings that was generated: text, reasoning or a call of a tool; nothing for a role alone."""
+    delta = choice.get("delta")
+    found = [choice.get("text"), *map((delta if isinstance(delta, dict) else {}).get, _GENERATED)]
+    return "".join(one if isinstance(one, str) else json.dumps(one) for one in found if one)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST else None
 
 
 def message_of(body: bytes) -> str:
