@@ -1,17 +1,22 @@
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from helpers import hardware
-from helpers.bench import analysis, published
+from helpers.bench import analysis
 from helpers.bench.analysis import Point, points
 from helpers.bench.analysis.curve import distances, find_knee
+from helpers.bench.analysis.here import last_level_cache
 from helpers.bench.analysis.kv_blocks import use
 from helpers.bench.analysis.precision import SAME, SLOWER
+from helpers.bench.analysis.sweet_spot import BROKEN, MET, UNTOLD
 from helpers.bench.load import Load
 from helpers.bench.measured import Gaps, Health, Run, Timeline
+from helpers.bench.results import comparison
+from helpers.bench.results.metrics import CLIENT_BOUND
 from helpers.bench.results.result import Result, Sweep
 from helpers.bench.rows import Row
 from helpers.errors import WorkshopError
@@ -27,6 +32,7 @@ SHAPE = Shape(
     layers=6, hidden=256, heads=8, kv_heads=4, head_size=32, intermediate=768, vocabulary=2048, positions=2048
 )
 TALK = {"kv_used": 832, "kv_free": 4500, "kv_blocks": 5332, "tokens_per_block": 64}
+LOOKED = hardware.look()
 TWO_PROMPTS = {"latency": 0.5, "prompts": 2, "prompt_tokens": 2000}
 
 
@@ -119,8 +125,22 @@ def test_rates_are_still_looked_at_where_no_latency_is_the_servers():
     late = [replace(one, ttft={}, itl=None, client_bound="it was late") for one in SWEEP]
     shown = analysis.sweet_spot(late, tokens_per_second_per_user=50)
     assert shown.best is late[2]
-    assert shown.left_out == ""
-    assert "no load gave latencies" in analysis.sweet_spot(late, ttft=0.2).sentence
+    assert "all users together get at least 2,000 output tokens/s" in shown.sentence
+    assert "The client could not keep up at concurrency 1, 8, 32, 64 and 96: rates there are lower bounds." in str(
+        shown
+    )
+    # 42 tokens/s or more: 50 are not known to be missed.
+    assert "Of concurrency 64 it cannot be told: the client could not keep up (it was late)" in shown.sentence
+    assert [shown.need.verdict(one) for one in late] == [MET, MET, MET, UNTOLD, UNTOLD]
+    waits = analysis.sweet_spot(late, ttft=0.2)
+    assert waits.sentence.startswith("Whether a measured load gives a first token within 200 ms for half of the")
+    assert "prices upper ones" in str(analysis.cost(late, 1.0))
+    assert (
+        "at least" in plots.sweep_picture(late).svg or "rates there are lower bounds" in plots.sweep_picture(late).text
+    )
+    with_late = analysis.precisions(FP16, [replace(one, client_bound="it was late") for one in FP16])
+    assert [pair.verdict for pair in with_late.pairs] == [CLIENT_BOUND] * 3
+    assert "could not keep up at concurrency 1 (1.00 times), 8" in with_late.sentence
     assert "Concurrency 96 is left out: the client could not keep up (it was late)." in str(analysis.curve(late))
     told = [record(10 + 0.5 * k, 64, 32, latency=0.5) for k in range(20)]
     assert "and of up to 32 that waited." in analysis.ceiling(late, 64, {96: told}).sentence
@@ -175,10 +195,13 @@ def test_the_knee_of_a_queue_is_where_the_formula_has_it():
 def test_the_knee_is_named_with_what_lies_on_either_side():
     shown = analysis.curve(SWEEP)
     assert shown.knee is SWEEP[3]
-    assert "The knee is at concurrency 64: 2,600 output tokens/s at a median TTFT of 50 ms." in shown.sentence
+    assert shown.sentence.startswith(
+        "Of the measured loads, concurrency 64 is the knee: 2,600 output tokens/s at a median TTFT of 50 ms. The bend "
+        "may lie anywhere between concurrency 32 and concurrency 96, where no other load was measured. From "
+    )
     assert "output tokens/s are 26.0 times as much and TTFT 2.5 times as much" in shown.sentence
     assert "2% more" not in shown.sentence  # 2,650 of 2,600 is about the same
-    assert "output tokens/s are about the same and TTFT 12.0 times as much" in shown.sentence
+    assert "output tokens/s are no more and TTFT 12.0 times as much" in shown.sentence
     assert "knee" in str(shown.table())
     assert shown.sentence in str(shown)
 
@@ -191,6 +214,20 @@ def test_the_knee_is_named_with_what_lies_on_either_side():
         ([point(c, 100 * c, 0.01 * c) for c in (1, 2, 4, 8)], "near a straight line"),
         ([point(c, 100 * c, 0.05 + 0.0001 * c) for c in (1, 8, 32, 64)], "rises by no more than 13%"),
         ([point(c, 100, 0.01 * c) for c in (1, 2, 4, 8)], "the same throughput"),
+        (
+            [
+                point(c, rate, wait)
+                for c, rate, wait in ((1, 100, 0.01), (2, 110, 0.09), (4, 500, 0.095), (8, 1000, 0.1))
+            ],
+            "bends the other way, at concurrency 2 TTFT is high",
+        ),
+        (
+            [
+                point(c, rate, wait)
+                for c, rate, wait in ((1, 100, 0.01), (2, 300, 0.03), (4, 300, 0.02), (8, 100, 0.01))
+            ],
+            "ends where it began",
+        ),
     ],
 )
 def test_no_knee_is_named_where_there_is_none(given, why):
@@ -255,7 +292,7 @@ def test_a_smaller_load_that_fails_is_told():
     odd = [point(1, ttft=0.3), point(8, ttft=0.1), point(16, ttft=0.4)]
     shown = analysis.sweet_spot(odd, ttft=0.2)
     assert shown.best is odd[1]
-    assert "concurrency 1, though smaller, does not" in shown.sentence
+    assert "Concurrency 1, though smaller, does not" in shown.sentence
 
 
 def test_a_need_within_the_spread_of_the_runs_is_told():
@@ -265,9 +302,51 @@ def test_a_need_within_the_spread_of_the_runs_is_told():
     assert "within the spread" not in analysis.sweet_spot(sure, ttft=0.2).sentence
 
 
-def test_too_few_requests_for_a_percentile_meet_no_need():
-    few = point(8, ttft=0.01, per_user={50: 90.0, 95: None})
-    assert "too few requests" in analysis.sweet_spot(few, 50, percentile=95).sentence
+@pytest.mark.parametrize("whole", [8, 16])
+def test_too_few_requests_for_a_percentile_neither_meet_nor_break_a_need(whole):
+    few = replace(Point.of(result(whole=whole, runs=2)), failed=0)
+    shown = analysis.sweet_spot(few, 50, percentile=95)
+    assert shown.best is None and shown.need.verdict(shown.points[0]) == UNTOLD
+    assert shown.sentence.startswith(
+        "Whether a measured load gives at least 50 tokens/s per user for 95% of the requests"
+    )
+    assert f"{whole} answers a run are too few to tell what 95% of the requests get (it takes 20)" in shown.sentence
+    assert analysis.sweet_spot(few, 50).best is not None  # a median needs no more
+
+
+def test_a_load_that_is_not_told_stands_beside_those_that_are():
+    shown = analysis.sweet_spot(
+        [SWEEP[0], point(8, whole=8, per_user={50: 90.0, 95: None}), SWEEP[3]], 30, percentile=95
+    )
+    assert [shown.need.verdict(one) for one in shown.points] == [MET, UNTOLD, BROKEN]
+    assert shown.sentence.startswith("Concurrency 1 is the largest measured load that is known to give at least 30")
+    assert "Of concurrency 8 it cannot be told: 8 answers a run are too few" in shown.sentence
+    assert "not told" in str(shown)
+
+
+def test_requests_that_failed_did_not_get_the_need():
+    lossy = replace(SWEEP[3], whole=90, failed=10)
+    shown = analysis.sweet_spot([SWEEP[0], lossy], 20, percentile=95)
+    assert shown.best is SWEEP[0]
+    assert "At concurrency 64, the next one, 10 of 100 requests failed." in shown.sentence
+    assert analysis.sweet_spot([SWEEP[0], lossy], 20).best is lossy  # half of them did get it
+    assert analysis.sweet_spot([SWEEP[0], replace(lossy, whole=95, failed=5)], 20, percentile=95).best.at == 64
+
+
+def test_a_load_of_which_all_failed_was_measured():
+    dead = Point(concurrency=128, failed=7)
+    assert (
+        "At concurrency 128, the next one, 7 of 7 requests failed."
+        in analysis.sweet_spot([SWEEP[0], dead], 50).sentence
+    )
+    past = analysis.ceiling([*SWEEP[:4], dead], 64)
+    assert past.sentence == (
+        "What was measured past max_batch_size 64 gave no latencies of the server's. Concurrency 128 is left out: it "
+        "gave no latency (0 answered whole, 7 failed)."
+    )
+    assert "Concurrency 128 is left out" in str(analysis.ceiling([*SWEEP, dead], 64))
+    below = analysis.ceiling([replace(SWEEP[3], client_bound="it was late"), SWEEP[4]], 64)
+    assert below.sentence.startswith("What was measured up to max_batch_size 64 gave no latencies of the server's.")
 
 
 @pytest.mark.parametrize(
@@ -286,10 +365,19 @@ def test_past_the_batch_limit_only_the_wait_grows():
     shown = analysis.ceiling(SWEEP, 64)
     assert shown.shown
     assert "past max_batch_size 64, the median TTFT went from 50 ms to 600 ms" in shown.sentence
-    assert "each running user kept 41 tokens/s (42 before) and all together 2,650 (2,600 before)" in shown.sentence
+    assert "each running user got 2% less, 41 tokens/s (42 before)" in shown.sentence
+    assert "all together kept 2,650 tokens/s (2,600 before): more users mostly wait longer" in shown.sentence
+    steady = [SWEEP[3], replace(SWEEP[4], per_user={50: 42.0}, ttft_first_wave=0.3, ttft_later=1.4)]
+    assert "kept 42 tokens/s (42 before)" in analysis.ceiling(steady, 64).sentence
+    assert "more users only wait longer" in analysis.ceiling(steady, 64).sentence
     # 32 requests too many; 2,650 tokens/s are 20.7 answers of 128 tokens a second.
     assert shown.predicted_wait(SWEEP[-1]) == pytest.approx(32 / (2650 / 128))
-    assert "grew by 550 ms; predicted: 1.55 s" in shown.sentence
+    assert "predicted: 1.55 s for a place, by Little's law (a queue's length is" in shown.sentence
+    assert (
+        "Requests sent while all were in flight waited 1.40 s (measured, median), those at the run's begin 300 ms."
+        in analysis.ceiling(steady, 64).sentence
+    )
+    assert Point.of(result(whole=20)).ttft_later == pytest.approx(0.05)
 
 
 def test_no_queue_past_the_limit_is_told():
@@ -390,6 +478,12 @@ def test_the_talks_blocks_say_that_the_batch_is_the_limit():
     assert "max_batch_size 64 was reached), not the cache" in shown.sentence
     assert "predicted: the cache holds 410 requests" in shown.sentence
     assert "6.4 times what the batch allows" in shown.sentence
+    assert "raising it means a new build." in shown.sentence
+
+
+def test_a_request_is_as_large_as_those_of_the_step_with_most_blocks():
+    told = [record(1.0, 64, kv_used=400), record(2.0, 10, kv_used=800)]
+    assert analysis.kv_blocks(told, 64).blocks_per_request == 80
 
 
 def test_tokens_of_a_request_give_its_blocks():
@@ -435,7 +529,15 @@ def test_a_result_counts_the_records_of_its_measured_runs():
     assert analysis.kv_blocks(made).use.most_active == 5
     known = replace(made, serving={"sizes": {"max_batch_size": 5}})
     known.__dict__["records"] = made.records
-    assert "max_batch_size 5 was reached" in analysis.kv_blocks(known).sentence
+    shown = analysis.kv_blocks(known)
+    assert "max_batch_size 5 was reached" in shown.sentence
+    assert shown.tokens == 27  # prompts of 16, answers of 11
+    assert "the cache holds 5,332 requests of 27 tokens" in shown.sentence
+    assert "Measured: 1 step of 1 run" in str(shown)
+    assert "tokens that a block holds" in str(shown)
+    on_cpu = replace(known, engine={"toolchain": "openvino"})
+    on_cpu.__dict__["records"] = made.records
+    assert "raising it means starting the server with another limit (with" in analysis.kv_blocks(on_cpu).sentence
     made = result()
     made.__dict__["records"] = ()
     with pytest.raises(WorkshopError, match="no records of the engine"):
@@ -460,7 +562,8 @@ def test_the_distance_is_measured_over_predicted():
     assert shown.fraction == pytest.approx(0.2)
     assert "easured 1,000 tokens/s at concurrency 1, 20% of the 5,000 that memory allows (predicted: " in shown.sentence
     assert "Reading would take 200 µs" in shown.sentence or "Reading would take 0.2 ms" in shown.sentence
-    assert "the other 0.8 ms go into starting operations" in shown.sentence
+    assert "the other 0.8 ms are not reading; they have not been split further" in shown.sentence
+    assert "50 GB/s at this size over" in shown.sentence
 
 
 @pytest.mark.parametrize(("rate", "said"), [(4500.0, "bandwidth is the limit"), (6000.0, "More than the bound")])
@@ -472,6 +575,62 @@ def test_nearness_to_the_roofline_is_told_as_it_is(rate, said):
 def test_the_distance_says_where_its_bandwidth_comes_from():
     speed = ReadSpeed("a GPU", 0, 1e12, "datasheet", "Not measured: no torch.")
     assert "datasheet: 1,000.0 GB/s, the memory of a GPU" in str(analysis.distance(point(1), SHAPE, speed, 10_000_000))
+
+
+def test_a_working_set_that_fits_a_cache_is_read_in_cache():
+    fits = analysis.distance([point(1)], SHAPE, 50e9, 10_000_000, cache=32 * 2**20)
+    assert "50 GB/s in cache over" in fits.sentence and "bandwidth in cache" in str(fits)
+    assert "GB/s at this size over" in analysis.distance([point(1)], SHAPE, 50e9, 10_000_000, cache=2**20).sentence
+    sheet = ReadSpeed("a GPU", 0, 1e12, "datasheet")
+    assert "GB/s of memory over" in analysis.distance([point(1)], SHAPE, sheet, 10_000_000, cache=2**30).sentence
+
+
+def test_each_rank_reads_its_share():
+    one, two = (analysis.distance([point(1)], SHAPE, 50e9, 10_000_000, ranks=ranks) for ranks in (1, 2))
+    assert two.predicted == pytest.approx(2 * one.predicted)
+    assert "a token on each of 2 GPUs" in two.sentence and "each of 2 GPUs" in str(two.table())
+
+
+def test_a_late_client_measures_a_lower_bound():
+    late = replace(point(1), client_bound="it was late")
+    assert "the measured rate is a lower bound" in analysis.distance([late], SHAPE, 50e9, 10_000_000).sentence
+
+
+def test_the_last_level_cache_is_the_largest(tmp_path):
+    for place, size in enumerate(("32K", "512K", "32M")):
+        (tmp_path / f"index{place}").mkdir()
+        (tmp_path / f"index{place}" / "size").write_text(f"{size}\n")
+    assert last_level_cache(tmp_path) == 32 * 2**20
+    assert last_level_cache(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "toolchain", "ranks", "said"),
+    [("fp8", "openvino", 1, "counted as stored"), ("int8", "tensorrt_llm", 2, "each of 2 GPUs")],
+)
+def test_the_distance_here_is_that_of_the_endpoints_engine(monkeypatch, precision, toolchain, ranks, said):
+    monkeypatch.setattr(hardware, "look", lambda: replace(LOOKED, gpus=()))
+    manifest = SimpleNamespace(options={"model": "bundled"})
+    engine = SimpleNamespace(
+        manifest=manifest, precision=precision, weight_bytes=8_000_000, kv=None, toolchain=toolchain, tp_size=ranks
+    )
+    shown = analysis.distance_here(SimpleNamespace(engine=engine), [point(1)])
+    assert said in str(shown)
+    assert shown.ranks == ranks
+    assert shown.weight_bytes < 8_000_000 / ranks
+
+
+def test_precisions_here_are_those_of_the_engines():
+    sweeps = {
+        name: Sweep([result(runs=3, engine={"toolchain": "openvino", "precision": name, "weight_bytes": size})])
+        for name, size in (("fp16", 1000), ("fp8", 550), ("int8", 550))
+    }
+    shown = analysis.precisions_here(sweeps["fp16"], sweeps["fp8"])
+    assert shown.bytes == (1000, 550)
+    assert shown.arithmetic is False
+    assert analysis.precisions_here(sweeps["fp16"], sweeps["int8"]).arithmetic is multiplies("int8", None)
+    with pytest.raises(WorkshopError, match="Whose engines these are is not known"):
+        analysis.precisions_here(sweeps["fp16"], Sweep([result()]))
 
 
 def test_a_distance_without_concurrency_1_is_refused():
@@ -505,13 +664,19 @@ FP16 = [with_runs(one) for one in SWEEP[:3]]
 
 def test_a_precision_that_is_faster_slower_or_neither_is_told_for_each_load():
     fp8 = [with_runs(SWEEP[0], 1.5), with_runs(SWEEP[1], 1.01), with_runs(SWEEP[2], 0.8)]
-    shown = analysis.precisions(FP16, fp8, weights=(1000, 550), arithmetic=False, balance=10)
+    shown = analysis.precisions(FP16, fp8, weights=(1000, 550), arithmetic=False)
     assert "FP8 is faster than FP16 at concurrency 1 (1.50 times)." in shown.sentence
     assert "FP8 is slower than FP16 at concurrency 32 (0.80 times)." in shown.sentence
-    assert "At concurrency 8 (1.01 times) FP8 and FP16 differ by no more than the runs do." in shown.sentence
+    assert (
+        "FP8 and FP16 are not told apart at concurrency 8 (1.01 times): the ranges overlap, so these runs cannot tell."
+        in shown.sentence
+    )
+    assert comparison.rule(3, 3) in shown.sentence
     assert "0.55 of the bytes of weights: predicted: at most 1.82 times as fast" in shown.sentence
-    assert "up to 10 tokens are bound by reading weights: of these loads 1 and 8." in shown.sentence
-    assert "that costs more than reading fewer bytes saves at concurrency 32" in shown.sentence
+    assert (
+        "A likely reason, not measured here: that costs more than reading fewer bytes saves at concurrency 32"
+        in shown.sentence
+    )
     assert "saves more than that costs at concurrency 1" in shown.sentence
 
 
@@ -526,7 +691,7 @@ def test_a_device_with_the_arithmetic_is_told_apart():
 def test_equal_engines_and_too_few_runs_are_told():
     same = analysis.precisions(FP16, FP16, arithmetic=False)
     assert len(same.of(SAME)) == 3
-    assert "no difference is certain here" in same.sentence
+    assert "likely reason" not in same.sentence
     few = analysis.precisions(SWEEP[:2], [with_runs(one, 2.0) for one in SWEEP[:2]])
     assert "the runs are too few to tell FP8 from FP16" in few.sentence
     assert "faster" not in few.sentence
@@ -564,17 +729,15 @@ def test_which_cpus_multiply_in_a_precision():
 
 # --- Pictures -----------------------------------------------------------------
 
-PUBLISHED = [Point(concurrency=1, ttft={50: 0.18}), Point(concurrency=32, total_tokens_per_second=5000.0)]
-
 
 def timed() -> Result:
-    made = result(whole=30)
+    made = result(whole=30, runs=2, serving={"sizes": {"max_batch_size": 1}})
     made.__dict__["records"] = tuple(record(1000.05 + 0.1 * k, 2) for k in range(3))
     return made
 
 
 PICTURES = {
-    "sweep": lambda: plots.sweep_picture(SWEEP, PUBLISHED, SWEEP[3], (30, 0.2)),
+    "sweep": lambda: plots.sweep_picture(SWEEP, SWEEP[3]),
     "two": lambda: plots.sweep_picture([*SWEEP, *(replace(one, title="FP8") for one in SWEEP)]),
     "one": lambda: plots.sweep_picture(result()),
     "requests": lambda: plots.requests_picture(result(whole=200)),
@@ -604,14 +767,22 @@ def test_the_same_data_gives_the_same_file(drawn):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("sweep", ["The knee is at concurrency 64.", "2 published points", "published", "5,000", "180 ms", "2,650"]),
+        ("sweep", ["The knee is at concurrency 64.", "50 ms", "2,650"]),
         ("two", ["FP8, concurrency 96", "measured"]),
         ("one", ["concurrency 2", "50 ms"]),
         (
             "requests",
             ["201 requests over time, 128 of them drawn", "1 failed", "the first wave (2) waited 50 ms", "yes"],
         ),
-        ("timeline", ["up to 800 output tokens/s", "up to 2 in flight", "832 of 5,332 KV blocks used"]),
+        (
+            "timeline",
+            [
+                "The server runs at most 1 at once (max_batch_size).",
+                "up to 800 output tokens/s",
+                "up to 2 in flight",
+                "832 of 5,332 KV blocks used",
+            ],
+        ),
         ("distribution", ["run 3 TTFT p50 150 ms", "n = 100", "ITL"]),
     ],
 )
@@ -621,11 +792,55 @@ def test_the_words_hold_the_numbers(name, words):
         assert word in str(picture)
 
 
-def test_published_figures_are_drawn_as_their_source_has_them():
-    theirs = published.find()
-    picture = plots.sweep_picture(SWEEP, theirs)
-    assert f"{len(theirs.points)} published points" in picture.alt
-    assert "published" in picture.text
+def drawn_texts(monkeypatch, draw) -> list[str]:
+    """The words in a picture, which its file has as shapes only."""
+    from contextlib import contextmanager
+
+    from matplotlib.text import Text
+
+    found: list[str] = []
+    real = plots.figure
+
+    @contextmanager
+    def watched(*given, **more):
+        with real(*given, **more) as drawing:
+            yield drawing
+            for axis in drawing.axes:
+                axis.figure.canvas.draw()
+                found.extend(text.get_text() for text in axis.findobj(Text) if text.get_visible())
+
+    monkeypatch.setattr(plots, "figure", watched)
+    draw()
+    return found
+
+
+def test_a_curve_says_what_its_numbers_bars_and_axis_are(monkeypatch):
+    ranged = [with_runs(one) for one in SWEEP]
+    texts = drawn_texts(monkeypatch, lambda: plots.sweep_picture(ranged, ranged[3]))
+    assert "output tokens/s\nnumber at a point: concurrency" in texts
+    assert "tokens/s per user (median)\nthin bars: range of the runs" in texts
+    assert "TTFT, ms (median, log axis)" in texts
+    assert texts.count("knee") == 2  # ringed in both panels
+
+
+def test_requests_say_which_run_and_where_the_limit_lies(monkeypatch):
+    many = result(64, runs=3, whole=100, serving={"sizes": {"max_batch_size": 16}})
+    texts = drawn_texts(monkeypatch, lambda: plots.requests_picture(many, run=2))
+    assert any(text.endswith("concurrency 64, run 2 of 3") for text in texts)
+    assert "max_batch_size 16: no more than those above at once" in texts
+    assert "first wave (every 4th marked)" in texts
+    few = drawn_texts(monkeypatch, lambda: plots.requests_picture(result(2, whole=9)))
+    assert "first wave" in few
+    assert not any("max_batch_size" in text for text in few)
+
+
+def test_a_timeline_has_its_limits(monkeypatch):
+    texts = drawn_texts(monkeypatch, lambda: plots.timeline_picture(timed()))
+    assert any(text.endswith("run 1 of 2") for text in texts)
+    assert "max_batch_size 1" in texts
+    assert "all 5,332 blocks" in texts
+    assert "5,332" in texts and "6,000" not in texts  # ticks end with the blocks
+    assert " at most 832 " in texts
 
 
 def test_a_percentile_of_few_requests_is_not_shown():

@@ -3,16 +3,20 @@
 import random
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.bench.load import Load
+from helpers.bench.generator import measuring
+from helpers.bench.generator.target import Target
+from helpers.bench.load import Lengths, Load
 from helpers.bench.measured import USER, Gaps, Health, Run, Timeline
 from helpers.bench.results import definitions
 from helpers.bench.results.figures import Figures, Spread, fewest, full, full_span, in_flight, percentile, window
 from helpers.bench.results.metrics import CLIENT_BOUND, METRICS, NONE, Summary, number
 from tests.bench_folders import failed, steady, whole
+from tests.streams import Stream, streaming
 
 TWO = Load(concurrency=2)
 
@@ -170,6 +174,42 @@ def test_the_rate_with_all_in_flight_needs_a_closed_loop_all_of_its_slots_and_ha
     assert full(rows, timeline, 2) == (0.0, None)
 
 
+def test_no_rate_with_all_in_flight_where_an_answer_of_that_time_was_not_counted() -> None:
+    rows = [whole(0, 0.0, slot=0, ended=2.0), whole(1, 0.0, slot=1, ended=1.0), whole(2, 3.0, slot=1, tokens=11)]
+    timeline = Timeline(tokens=[10.0] * 100)
+    for row in rows[:2]:
+        row.ended = 2.0
+    assert full(rows, timeline, 2)[1] == pytest.approx(100.0)
+    rows[2].tokens = None  # after that time
+    assert full(rows, timeline, 2)[1] == pytest.approx(100.0)
+    rows[1].tokens = None
+    assert full(rows, timeline, 2) == (pytest.approx(2.0), None)
+
+
+def test_a_timeline_has_the_tokens_of_whole_and_counted_answers_only(tmp_path: Path) -> None:
+    """The second of three answers ends early, and the third has no count: their events are no tokens."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "Once"}\n')
+    heard: list[int] = []
+
+    def script(stream: Stream, _: dict[str, Any]) -> None:
+        heard.append(1)
+        stream.open()
+        for i in range(4):
+            stream.piece("word ", finish="length" if i == 3 else None)
+            if len(heard) == 2 and i == 1:
+                stream.cut()
+                return
+        stream.end(None if len(heard) == 3 else 4)
+
+    with streaming(script) as server:
+        load = Load(requests=3, warmup=0, ramp=0, output_tokens=Lengths.of(4), prompts=str(prompts), timeout=5)
+        (run,) = measuring.measure(Target.of(server.url, "m"), load).runs
+    assert [row.outcome for row in run.rows] == ["ok", "cut", "ok"]
+    assert [row.tokens for row in run.rows][::2] == [4, None]
+    assert sum(run.timeline.tokens) == pytest.approx(4.0)
+
+
 def test_an_open_loop_counts_from_the_intended_time_and_tells_how_late_it_was() -> None:
     rows = [whole(i, 1.0 * i + 0.2, ttft=0.1, intended=1.0 * i) for i in range(4)]
     told = Figures.of(run_of(*rows), Load(rate=1.0))
@@ -186,7 +226,8 @@ def test_a_client_that_did_not_keep_up_gives_its_name_in_place_of_latencies() ->
     for key in ("ttft_p50", "ttft_steady_p50", "itl_p50", "e2e_p50"):
         assert lost.number(key) == lost.text(key) == CLIENT_BOUND and lost.value(key) is None
         assert kept.value(key) is not None and CLIENT_BOUND not in kept.text(key)
-    assert lost.value("output_rate") == kept.value("output_rate")
+    for key, word in (("output_rate", "at least "), ("per_user_p50", "at least "), ("tpot_p50", "at most ")):
+        assert lost.value(key) == kept.value(key) and lost.text(key) == word + kept.text(key)
     assert "99% busy" in lost.client_bound and not kept.client_bound
 
 

@@ -11,9 +11,19 @@ import pytest
 
 from helpers import bench, workspace
 from helpers.bench.load import Lengths, Load
-from helpers.bench.measured import Health, Run
+from helpers.bench.measured import Health, Run, Timeline
 from helpers.bench.results import result, stored
-from helpers.bench.results.comparison import LARGER, UNKNOWN, WITHIN, Comparison, Comparisons, compare
+from helpers.bench.results.comparison import (
+    LARGER,
+    UNKNOWN,
+    WITHIN,
+    Comparison,
+    Comparisons,
+    Difference,
+    compare,
+    verdict,
+)
+from helpers.bench.results.metrics import METRICS, Over
 from helpers.bench.results.result import Result, Sweep
 from helpers.errors import WorkshopError
 from helpers.serving.poller import Record
@@ -218,7 +228,7 @@ def test_a_result_shows_figures_failures_client_and_definitions_on_both_faces(tm
 def test_the_sentence_of_a_good_run_and_of_several(tmp_path: Path) -> None:
     one = made(tmp_path / "a", [steady(1, 200)]).sentence
     assert one.startswith("Closed loop, concurrency 2: 146.7 output tokens/s in all, 100.0 for the median user.")
-    assert "The first token came after 50.0 ms (p50), and after 50.0 ms for the slowest (p99)." in one
+    assert "The first token came after 50.0 ms (p50), and for 99 of 100 within 50.0 ms." in one
     assert "fail" not in one and "Medians" not in one and "stopped" not in one
     assert "(p50)." in made(tmp_path / "few", [steady(1, 8)]).sentence
     assert "Medians of 3 runs, which gave" in three(tmp_path / "b", 0.01).sentence
@@ -267,10 +277,14 @@ def test_a_client_that_did_not_keep_up_is_named_in_place_of_latencies(tmp_path: 
     bound = made(tmp_path / "a", [replace(good, health=Health(seconds=10, cpu_seconds=9.9))])
     assert "client-bound, since its core was 99% busy" in bound.sentence
     assert "The first token came" not in bound.sentence
-    assert "ITL (n = 2,000)      client-bound" in str(bound.card())
+    assert "ITL               client-bound (n = 2,000)" in str(bound.card())
+    assert "Closed loop, concurrency 2: at least 146.7 output tokens/s" in bound.sentence
+    card = str(bound.card())
+    assert "output            at least 146.7 tokens/s" in card and "p50 at most 10.0 ms" in card
+    assert "at least" not in str(made(tmp_path / "c", [good]).card())
     assert "kept up" in str(made(tmp_path / "b", [good]).card())
     sweep = Sweep([bound])
-    assert "Client-bound, so without TTFT and ITL: closed loop, concurrency 2." in sweep.sentence
+    assert "without TTFT and ITL, and with rates that are lower bounds: closed loop, concurrency 2." in sweep.sentence
     assert "client-bound" in sweep.table().rows[0]
 
 
@@ -288,6 +302,45 @@ def test_what_keeps_figures_from_being_what_they_seem_is_said(tmp_path: Path) ->
     assert not [word for word in ("packs", "At most", "without", "nobody") if word in plain]
 
 
+def test_the_notes_of_the_load_generator_are_shown(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", LOAD, [steady(1)])
+    file = folder / "measured.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "notes": ["Prompts were calibrated."]}))
+    shown = result.read(folder)
+    assert shown.notes == ["Prompts were calibrated."]
+    assert all("Prompts were calibrated." in face for face in (shown.sentence, str(shown), shown._repr_html_()))
+
+
+def test_a_slow_begin_and_end_are_told_where_they_cost_over_a_tenth(tmp_path: Path) -> None:
+    run = steady(1, 40)  # 146.7 tokens/s over the whole run
+    quick, alike = (
+        made(tmp_path / f"{rate}", [replace(run, timeline=Timeline(tokens=[rate / 10] * 100))]) for rate in (200, 150)
+    )
+    assert "Output is over the whole run, with its slow begin and end: with all in flight it is 36% higher." in str(
+        quick
+    )
+    assert "it is 36% higher at closed loop, concurrency 2." in Sweep([quick]).sentence
+    assert "slow begin" not in str(alike) and "slow begin" not in Sweep([alike]).sentence
+
+
+def test_the_card_shows_first_what_one_looks_for_and_leaves_out_what_cannot_be_told(tmp_path: Path) -> None:
+    few = made(tmp_path / "a", [steady(1, 8)])
+    page = few._repr_html_()
+    first, fold = page.split("<summary>All figures</summary>")
+    order = [first.index(f">{label}<") for label in ("TTFT", "per\u00a0user", "output", "whole\u00a0answer", "failed")]
+    assert order == sorted(order) and ">TPOT<" in fold and ">TPOT<" not in first and "TPOT" in str(few)
+    assert "p95" not in first and "slowest" not in str(few)
+    assert "8 requests are too few for a 95th percentile (20 needed)" in first
+    many = [steady(i, 100) for i in (1, 2, 3)]
+    assert "too few" not in str(made(tmp_path / "b", many))
+    assert "40 requests a run are too few for a 99th" in str(three(tmp_path / "c", 0.01))
+
+
+def test_percentiles_say_of_how_many_values_they_are_in_each_run(tmp_path: Path) -> None:
+    assert "(n = 40 a run, 3 runs)" in str(three(tmp_path / "a", 0.01))
+    assert "(n = 8 to 10 a run, 2 runs)" in str(made(tmp_path / "b", [steady(1, 8), steady(2, 10)]))
+
+
 def test_an_unknown_figure_is_refused_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(WorkshopError, match=r"There is no figure 'ttft'\. There are: ttft_p50"):
         made(tmp_path / "a", [steady(1)]).value("ttft")
@@ -300,7 +353,14 @@ def test_a_sweep_is_one_row_a_load(tmp_path: Path) -> None:
     assert table.columns[0] == "concurrency" and [row[0] for row in table.rows] == ["1", "2"]
     assert table.caption == "Measured: FP16, 20 tokens in, 11 out, medians of 3 runs"
     assert "output, all in flight, tokens/s" not in table.columns  # the runs have no timeline
-    assert sweep.sentence == ""
+    assert list(table.columns[1:]) == [
+        "output, tokens/s",
+        "per user p50, tokens/s",
+        "per user, slowest 5 %, tokens/s",
+        "TTFT p50, ms",
+        "TTFT p95, ms",
+    ]
+    assert sweep.sentence == "" and table.note == "All figures of every load: frame()."
     frame = sweep.frame()
     assert list(frame["concurrency"]) == [1, 2]
     assert list(frame["tpot_p50"]) == pytest.approx([0.0102, 0.0202])
@@ -328,12 +388,16 @@ def test_ranges_that_do_not_overlap_count_and_those_that_do_not_differ_do_not(tm
     assert isinstance(apart, Comparison) and isinstance(overlapping, Comparison)
     found = apart.of("per_user_p50")
     assert found.verdict == LARGER and found.ratio == pytest.approx(0.0202 / 0.0102) and found.better
-    assert "FP8 is 98.0% higher than FP16 (98.0 against 49.5), which is better, more than from run" in apart.sentence
+    assert apart.sentence == (
+        "Against FP16, FP8 is better in output (65.8% higher: 144.7 against 87.3 tokens/s) and per user p50 (98.0% "
+        "higher: 98.0 against 49.5 tokens/s), more than from run to run. Not told apart, since the runs overlap: TTFT "
+        "p50 50.0 against 50.0 ms."
+    )
     assert overlapping.of("tpot_p50").verdict == WITHIN
-    assert "INT8 and FP16 cannot be told apart" in overlapping.sentence
+    assert overlapping.sentence.startswith("Not told apart, since the runs overlap: output ")
     back = compare(fast, slow)
     assert isinstance(back, Comparison) and back.of("per_user_p50").better is False
-    assert "FP16 is 49.5% lower than FP8" in back.sentence and "which is worse" in back.sentence
+    assert "Against FP8, FP16 is worse in output" in back.sentence and "49.5% lower: 49.5 against" in back.sentence
 
 
 def test_touching_ranges_overlap(tmp_path: Path) -> None:
@@ -357,7 +421,16 @@ def test_too_few_runs_cannot_tell_and_say_how_many_to_make(tmp_path: Path) -> No
     assert isinstance(found, Comparison)
     assert {one.verdict for one in found.differences} == {UNKNOWN}
     assert "cannot be told from 3 and 2 runs: make 3 or more of each (runs=3)" in found.sentence
-    assert "more than from run to run" not in found.sentence and "by chance" not in found.rule
+    assert ", more than from run to run" not in found.sentence and "by chance" not in found.rule
+    assert found.sentence.startswith("Against FP16, FP8 is better in output (")
+    assert "; the same in TTFT p50 (50.0 against 50.0 ms)." in found.sentence
+    assert found.of("ttft_p50").better is None
+
+
+def test_a_change_that_is_written_as_none_is_neither_better_nor_worse() -> None:
+    a, b = Over(100.0, 99.99, 100.01, 3), Over(100.04, 100.03, 100.05, 3)
+    found = Difference(METRICS["output_rate"], a, b)
+    assert found.verdict == verdict(a, b) == LARGER and found.change == "the same" and found.better is None
 
 
 def test_the_odds_of_the_rule_are_told(tmp_path: Path) -> None:
@@ -400,6 +473,8 @@ def test_other_differences_are_named(tmp_path: Path) -> None:
     assert isinstance(found, Comparison)
     assert "requests of a run 32 and 40" in found.note
     assert "engine FP16 and FP8" in found.note and "machine One, 2 cores and One, 8 cores" in found.note
+    moved = compare(a, replace(a, target={**a.target, "url": "http://127.0.0.1:8001/v1"}))
+    assert isinstance(moved, Comparison) and moved.others == []
     again = compare(a, replace(a, engine={"title": "FP16", "digest": "3"}))
     assert isinstance(again, Comparison) and "built anew" in again.note
     same = compare(a, a)
@@ -412,8 +487,11 @@ def test_a_client_bound_result_is_not_compared_in_its_latencies(tmp_path: Path) 
     found = compare(good, replace(good, runs=runs), names=("good", "bound"))
     assert isinstance(found, Comparison)
     assert found.of("ttft_p50").verdict == "client-bound" and found.of("ttft_p50").ratio is None
-    assert "TTFT p50, ms: client-bound, so it cannot be compared." in found.sentence
-    assert found.of("output_rate").verdict == WITHIN
+    assert found.sentence == "Not compared, since client-bound: output, per user p50, TTFT p50."
+    for key in ("output_rate", "per_user_p50", "tpot_p50"):  # bounds, whose order tells nothing of the servers
+        assert found.of(key).verdict == "client-bound" and found.of(key).better is None
+    rows = {row[0]: row for row in found.table().rows}
+    assert rows["TTFT p50, ms"][2] == "client-bound" and rows["output, tokens/s"][2].startswith("87.3 (")
 
 
 def test_a_result_without_a_whole_answer_is_named(tmp_path: Path) -> None:

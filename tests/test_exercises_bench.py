@@ -38,6 +38,9 @@ def sweep(folder: Path, **users: tuple[float, float, float, float]) -> Sweep:
 def test_unanswered_they_give_a_hint_and_no_verdict(mine: Result) -> None:
     for card in (check_tpot(mine), check_concurrency([mine]), check_cost(mine, 0.6)):
         assert card.note.startswith("Not answered yet: ") and "Right" not in str(card)
+    assert "row = exercises.tpot_request(alone) gives the row" in check_tpot(mine).note
+    assert "rows count from 0" in check_tpot(mine).note
+    assert "fp16.at(2).value('output_rate')" in check_cost(mine, 0.6).note
     assert {"check_tpot", "check_concurrency", "check_cost", "tpot_request"} <= set(exercises.__all__)
 
 
@@ -134,14 +137,32 @@ def test_one_too_far_is_told(tmp_path: Path) -> None:
     assert "There 95 % get 2 tokens/s or more, and wait up to 900 ms." in check_concurrency(measured, 32).note
 
 
+@pytest.mark.parametrize("answers", [8, 16])
+def test_a_load_that_is_not_told_gets_no_verdict(tmp_path: Path, answers: int) -> None:
+    few = result.read(write(tmp_path / "few", LOAD.with_(concurrency=32), [steady(1, answers)]))
+    measured = Sweep([*sweep(tmp_path, c1=FINE, c8=FINE), few])
+    card = check_concurrency(measured, 8)
+    assert card.note.startswith(
+        f"No verdict yet. Of concurrency 32 it cannot be told: {answers} answers a run are too few"
+    )
+    assert card.note.endswith("Measure with at least 20 requests a run.")
+    # What lies below a load that will do decides nothing.
+    below = Sweep([few, *sweep(tmp_path / "more", c64=FINE)])
+    assert check_concurrency(below, 64).note.startswith("Right. ")
+
+
 # --- What a token costs -----------------------------------------------------------
 
 
 def test_the_price_of_a_million_tokens_comes_from_price_and_rate(mine: Result) -> None:
     rate = mine.value("output_rate")
     assert rate is not None
-    card = check_cost(mine, 0.6, 0.6 / 3600 / rate * 1e6)
-    assert card.note.startswith("Right. ") and "with the machine busy all the time" in card.note
+    card = check_cost(mine, 0.6, 0.6 / 3600 / rate * 1e6, busy=1)
+    assert card.note.startswith("Right. ") and "with the machine always busy" in card.note
+    card = check_cost(mine, 0.6, 0.6 / 900 / rate * 1e6, busy=0.25)
+    assert card.note.startswith("Right. ") and "idle time paid as well" in card.note
+    assert card.title.startswith("A machine for $0.60 an hour gives") and "25% of the time" in card.title
+    assert check_cost(mine, 0.6, currency="EUR").title.startswith("A machine for 0.60 EUR an hour")
 
 
 Answer = Callable[[Result, float], float]
@@ -150,6 +171,8 @@ Answer = Callable[[Result, float], float]
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
+        (lambda mine, right: right / 2, "That is the price with the machine busy all the time"),
+        (lambda mine, right: right / 4, "You paid for the busy part of the hour only"),
         (lambda mine, right: right * 3600, "You took the price of an hour for that of a second"),
         (lambda mine, right: right * 60, "You multiplied by 60 once"),
         (lambda mine, right: right / 1000, "That is the price of a thousand tokens"),
@@ -167,7 +190,7 @@ Answer = Callable[[Result, float], float]
 def test_a_wrong_price_is_told_by_its_mistake(mine: Result, answer: Answer, told: str) -> None:
     rate = mine.value("output_rate")
     assert rate is not None
-    card = check_cost(mine, 0.6, answer(mine, 0.6 / 3600 / rate * 1e6))
+    card = check_cost(mine, 0.6, answer(mine, 0.6 / 1800 / rate * 1e6))
     assert card.note.startswith("Not right. ") and told in card.note
 
 
@@ -175,3 +198,9 @@ def test_a_wrong_price_is_told_by_its_mistake(mine: Result, answer: Answer, told
 def test_a_price_that_is_none_is_refused(mine: Result, price: float) -> None:
     with pytest.raises(WorkshopError, match="Give what an hour of the machine costs"):
         check_cost(mine, price)
+
+
+@pytest.mark.parametrize("busy", [0, 1.1, True, "1"])
+def test_a_share_that_is_none_is_refused(mine: Result, busy: float) -> None:
+    with pytest.raises(WorkshopError, match="Give the share of the hour with load"):
+        check_cost(mine, 0.6, busy=busy)

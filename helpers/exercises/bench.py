@@ -8,11 +8,15 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from helpers.bench.analysis.cost import in_currency
+from helpers.bench.analysis.points import joined
+from helpers.bench.results.figures import fewest
 from helpers.cards import Card
 from helpers.errors import WorkshopError
 from helpers.exercises.judging import Mistake
 
 if TYPE_CHECKING:
+    from helpers.bench.analysis import SweetSpot
     from helpers.bench.results.result import Result
     from helpers.bench.rows import Row
 
@@ -92,7 +96,8 @@ def check_tpot(result: "Result", answer: float | None = None) -> Card:
         return Card(
             title,
             facts,
-            f"Not answered yet: {_TPOT} Let Python compute it from tpot_request(result), and do not round.",
+            f"Not answered yet: {_TPOT} row = exercises.tpot_request(alone) gives the row, with row.first_token, "
+            "row.last_token (seconds) and row.tokens; rows count from 0. Let Python compute it, and do not round.",
         )
     working = (
         f"({row.last_token:.6f} − {row.first_token:.6f}) s / ({row.tokens:,} − 1) = {1000 * row.tpot:.4g} ms, so this "
@@ -175,10 +180,20 @@ def check_concurrency(sweep: Any, answer: int | None = None, per_user: float = 3
     if isinstance(answer, bool) or not isinstance(answer, int) or (answer != 0 and answer not in results):
         return Card(title, facts, f"That was not measured. Give one of {loads}, or 0 if none will do.")
     found = sweet_spot(sweep, per_user, ttft, SHARE)
+    if found.untold:
+        return Card(title, facts, _no_verdict(found))
     right = int(found.best.at) if found.best is not None else 0
     if answer == right:
         return Card(title, facts, f"Right. {found.sentence}")
     return Card(title, facts, f"Not right. {_why_not(list(results.values()), answer, right, per_user, ttft)}")
+
+
+def _no_verdict(found: "SweetSpot") -> str:
+    """Why no answer can be judged, and what to measure."""
+    why = " ".join(f"Of {one.name} it cannot be told: {joined(found.need.untold(one))}." for one in found.untold)
+    few = any(one.whole // max(1, one.runs) < fewest(SHARE) for one in found.untold)
+    todo = f"Measure with at least {fewest(SHARE)} requests a run." if few else "Measure those loads again."
+    return f"No verdict yet. {why} {todo}"
 
 
 def _why_not(results: "Sequence[Result]", answer: int, right: int, per_user: float, ttft: float) -> str:
@@ -269,52 +284,68 @@ def _text(value: float | None, scale: float = 1.0) -> str:
 _HOUR = "how many tokens does it make in the hour that is paid?"
 
 
-def check_cost(result: "Result", price_per_hour: float, answer: float | None = None) -> Card:
-    """What a million output tokens cost at the measured rate, in the unit of the price.
+def check_cost(
+    result: "Result", price_per_hour: float, answer: float | None = None, busy: float = 0.5, currency: str = "$"
+) -> Card:
+    """What a million output tokens cost at the measured rate, if the load is there for a part of the hour only.
 
     Args:
         result: of your benchmark.
-        price_per_hour: of the machine.
+        price_per_hour: of the machine, which is paid for all of the hour.
         answer: the price of a million output tokens; None while there is no answer.
+        busy: share of the hour in which the load is there, above 0 and up to 1.
+        currency: of the price.
 
     Raises:
-        WorkshopError: a price that is not above 0, or a result without a rate.
+        WorkshopError: a price that is not above 0, a share that is not above 0 and up to 1, or a result without a rate.
     """
     if isinstance(price_per_hour, bool) or not isinstance(price_per_hour, int | float) or not price_per_hour > 0:
         raise WorkshopError(
             f"price_per_hour is {price_per_hour!r}. Give what an hour of the machine costs, such as 0.6."
         )
+    if isinstance(busy, bool) or not isinstance(busy, int | float) or not 0 < busy <= 1:
+        raise WorkshopError(f"busy is {busy!r}. Give the share of the hour with load, above 0 and up to 1.")
     rate = result.value("output_rate")
     if not rate:
         raise WorkshopError("This result has no output tokens a second, so no token has a price. Measure again.")
     title = (
-        f"A machine for {price_per_hour:g} an hour gives {rate:,.4g} output tokens/s: what do a million of them cost?"
+        f"A machine for {in_currency(f'{price_per_hour:,.2f}', currency)} an hour gives {rate:,.4g} output tokens/s "
+        f"while it has load, which is {busy:.0%} of the time: what do a million of them cost?"
     )
     if answer is None:
-        return Card(
-            title,
-            note=f"Not answered yet: {_HOUR} Use result.value('output_rate'), and do not round.",
-        )
-    cost = price_per_hour / (3600 * rate) * _MILLION
+        where = "" if result.load.concurrency is None else f"fp16.at({result.load.concurrency})"
+        return Card(title, note=f"Not answered yet: {_HOUR} Use {where or 'result'}.value('output_rate'), unrounded.")
+    seconds = 3600 * busy
+    cost = price_per_hour / (seconds * rate) * _MILLION
     working = (
-        f"{rate:,.4g} tokens/s × 3,600 s = {3600 * rate:,.4g} tokens for {price_per_hour:g}, so a million cost "
-        f"{cost:,.4g}, with the machine busy all the time."
+        f"{rate:,.4g} tokens/s × {seconds:,.4g} s = {seconds * rate:,.4g} tokens for {price_per_hour:,.2f}, so a "
+        f"million cost {cost:,.4g}{', with the machine always busy' if busy == 1 else ', idle time paid as well'}."
     )
     return _judged(
         title,
         answer,
         "the price's unit",
         cost,
-        _cost_mistakes(result, cost, rate),
+        _cost_mistakes(result, cost, rate, busy),
         working,
         f"Start here: {_HOUR}",
         tolerance=0.01,
     )
 
 
-def _cost_mistakes(result: "Result", cost: float, rate: float) -> list[Mistake]:
+def _cost_mistakes(result: "Result", cost: float, rate: float, busy: float) -> list[Mistake]:
     """Plausible wrong turns, each with the price that it leads to."""
     found = [
+        Mistake(
+            cost * busy,
+            "That is the price with the machine busy all the time. It is paid while it waits as well: only "
+            f"{busy:.0%} of the hour makes tokens.",
+        ),
+        Mistake(
+            cost * busy * busy,
+            "You paid for the busy part of the hour only, but it is paid whole: divide by the share that is busy, and "
+            "do not multiply by it.",
+        ),
         Mistake(cost * 3600, "You took the price of an hour for that of a second. An hour has 3,600 of them."),
         Mistake(cost * 60, "You multiplied by 60 once: that are the tokens of a minute. An hour has 3,600 seconds."),
         Mistake(cost / 1000, "That is the price of a thousand tokens. Asked is that of a million."),

@@ -322,7 +322,7 @@ def read_speed(machine: Machine, size: int, limit: float = 120) -> ReadSpeed:
 
     Args:
         machine: from :func:`helpers.hardware.look`.
-        size: bytes, at least 4,096; of them half the memory at most is used.
+        size: bytes, at least 4,096; at most half of a GPU's free memory is read, and a quarter of the CPU's.
         limit: seconds that a try may take.
 
     Raises:

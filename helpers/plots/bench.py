@@ -5,7 +5,7 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from helpers.bench.analysis.points import Point, points, rate_text, time_text, usable
+from helpers.bench.analysis.points import Point, heading, lower_bounds, points, rate_text, time_text, usable
 from helpers.bench.measured import BUCKET, Run
 from helpers.bench.results.figures import fewest, percentile
 from helpers.bench.rows import Row
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MOST_SERIES = len(MARKERS)
 _FEW_LINES = 48  # of them, up to which a hatch is seen
+_MARK_EVERY = 4  # requests of a first wave, where all marks would run together
 _MOST_LINES = 128  # requests that can be told apart in one picture
 _MOST_STEPS = 200  # of a timeline
 _ROWS = 12  # of a table beside a picture
@@ -37,20 +38,12 @@ Series = dict[str, list[Point]]
 # --- The curve ----------------------------------------------------------------
 
 
-def sweep_picture(
-    sweep: Any,
-    published: Any = None,
-    knee: Point | None = None,
-    need: tuple[float | None, float | None] = (None, None),
-) -> Picture:
+def sweep_picture(sweep: Any, knee: Point | None = None) -> Picture:
     """Throughput and each user's speed against the time to the first token; a point a load, labelled with it.
 
     Args:
         sweep: a sweep, results or points; those of one title are one line.
-        published: somebody else's figures, from :mod:`helpers.bench.published` or as points; hollow marks. Where they
-            tell the tokens/s of input and output together, a panel over concurrency shows them beside one's own.
         knee: a point to ring.
-        need: tokens a second per user at least, and seconds to the first token at most, whose corner is marked.
 
     Where the client falsified the latencies of all loads, rates are drawn over the load instead.
 
@@ -61,31 +54,25 @@ def sweep_picture(
     kept, left_out = usable(found)
     if not kept:
         return _rates_picture([one for one in found if one.tokens_per_second], left_out)
-    series, theirs = _series(kept), _theirs(published)
-    totals = any(one.total_tokens_per_second and one.concurrency for one in theirs)
-    with figure(13 if totals else 9.4, 4.4, panels=(1, 1, 1) if totals else (1, 1)) as drawing:
-        curve, speed, *more = drawing.axes
-        for number, (title, line) in enumerate(series.items()):
-            style = {"color": COLOURS[number], "marker": MARKERS[number], "dashes": _DASHES[number]}
+    series = _series(kept)
+    with figure(9.4, 4.6, panels=(1, 1)) as drawing:
+        curve, speed = drawing.axes
+        for place, (title, line) in enumerate(series.items()):
+            style = {"color": COLOURS[place], "marker": MARKERS[place], "dashes": _DASHES[place]}
             _curve(curve, line, "tokens_per_second", style, title or "measured")
             _curve(speed, line, "per_user", style, title or "measured")
-            if more:
-                _over_concurrency(more[0], line, style, title or "measured")
-        _hollow(curve, [one for one in theirs if one.tokens_per_second and _ms(one)], "tokens_per_second")
-        _hollow(speed, [one for one in theirs if _across(one, "per_user") and _ms(one)], "per_user")
-        if knee is not None and knee.measured:
-            curve.plot([knee.tokens_per_second], [_ms(knee)], "o", ms=17, mfc="none", mec=INK, mew=1.6, label="knee")
-        _needed(speed, need)
-        curve.set(title="All users together", xlabel="output tokens/s", ylabel="TTFT, ms (median)")
-        speed.set(title="Each user", xlabel="tokens/s per user (median)")
+        if knee is not None:
+            _ringed(curve, knee, "tokens_per_second")
+            _ringed(speed, knee, "per_user")
+        bars = "thin bars: range of the runs" if any(one.spread for one in kept) else ""
+        number = f"number at a point: {heading(kept)}"
+        curve.set(title="All users together", xlabel=f"output tokens/s\n{number}", ylabel="TTFT, ms (median, log axis)")
+        speed.set(title="Each user", xlabel=f"tokens/s per user (median)\n{bars}".rstrip())
         for axis in (curve, speed):
             _latency_axis(axis)
-        if more:
-            _finish_totals(more[0], theirs)
-        _legends(drawing.axes, len(series) > 1 or bool(theirs), knee)
+        _legends(drawing.axes, len(series) > 1, knee)
     rows = [_point_row(one) for line in series.values() for one in line]
-    rows += [("published", *_point_row(one)[1:]) for one in theirs]
-    columns = ("from", "load", "output tokens/s", "input and output", "per user", "TTFT p50", "TTFT p95")
+    columns = ("from", heading(kept), "output tokens/s", "input and output", "per user", "TTFT p50", "TTFT p95")
     said = "; ".join(
         f"{f'{title}, ' if len(series) > 1 else ''}{one.name}: {rate_text(one.tokens_per_second)} tokens/s, "
         f"{rate_text(one.per_user.get(50))} per user, TTFT {time_text(one.ttft.get(50))}"
@@ -93,23 +80,15 @@ def sweep_picture(
         for one in line
     )
     ringed = f" The knee is at {knee.name}." if knee is not None else ""
-    others = f" Beside it, {counted(len(theirs), 'published point')}." if theirs else ""
-    alt = f"Throughput and latency, a point a load. Measured: {said}.{ringed}{others}"
-    asked = [f"{need[0]:g} tokens/s per user or more"] if need[0] is not None else []
-    asked += [f"a first token within {time_text(need[1])}"] if need[1] is not None else []
-    note = " ".join(filter(None, [f"Needed: {', '.join(asked)}." if asked else "", left_out]))
-    return Picture(drawing.svg, alt, str(Table(columns, rows, "Measured: medians; one row a load", note)))
+    alt = f"Throughput and latency, a point a load. Measured: {said}.{ringed}"
+    return Picture(drawing.svg, alt, str(Table(columns, rows, "Measured: medians; one row a load", left_out)))
 
 
-def _theirs(published: Any) -> list[Point]:
-    """Published figures as points; a source's own have fewer figures, and their TTFT is whatever it took."""
-    given = getattr(published, "points", published) or ()
-    return [
-        one
-        if isinstance(one, Point)
-        else Point(one.concurrency, total_tokens_per_second=one.total_rate or 0.0, ttft={50: one.ttft})
-        for one in given
-    ]
+def _ringed(axis: "Axes", knee: Point, name: str) -> None:
+    """A ring around the knee."""
+    across = _across(knee, name)
+    if knee.measured and across is not None:
+        axis.plot([across], [_ms(knee)], "o", ms=17, mfc="none", mec=INK, mew=1.6, label="knee")
 
 
 def _rates_picture(found: Sequence[Point], left_out: str) -> Picture:
@@ -125,9 +104,10 @@ def _rates_picture(found: Sequence[Point], left_out: str) -> Picture:
             rate.plot(at, [one.tokens_per_second for one in line], markersize=7, label=title or "measured", **style)
             told = [one for one in line if one.per_user.get(50) is not None]
             speed.plot([one.at for one in told], [one.per_user.get(50) for one in told], markersize=7, **style)
-        load = "concurrency" if found[0].rate is None else "requests/s sent"
-        rate.set(title="All users together", xlabel=load, ylabel="output tokens/s")
-        speed.set(title="Each user", xlabel=load, ylabel="tokens/s per user (median)")
+        load = heading(found)
+        least = "at least, " if any(one.client_bound for one in found) else ""
+        rate.set(title="All users together", xlabel=load, ylabel=f"{least}output tokens/s")
+        speed.set(title="Each user", xlabel=load, ylabel=f"{least}tokens/s per user (median)")
         for axis in drawing.axes:
             axis.set_xlim(left=0)
             axis.set_ylim(0, axis.get_ylim()[1] * 1.05)
@@ -142,8 +122,9 @@ def _rates_picture(found: Sequence[Point], left_out: str) -> Picture:
         for one in found
     )
     alt = f"Throughput over the load, without latencies, since none is the server's. Measured: {said}."
-    columns = ("from", "load", "output tokens/s", "input and output", "per user")
+    columns = ("from", heading(found), "output tokens/s", "input and output", "per user")
     rows = [_point_row(one)[:5] for one in found]
+    left_out = f"{left_out} {lower_bounds(found)}".strip()
     return Picture(drawing.svg, alt, str(Table(columns, rows, "Measured: medians; one row a load", left_out)))
 
 
@@ -201,50 +182,6 @@ def _labels(
         axis.annotate(text, place, xytext=side, textcoords="offset points", fontsize=9.5, ha=across)
 
 
-def _over_concurrency(axis: "Axes", line: Sequence[Point], style: dict[str, Any], label: str) -> None:
-    """Tokens a second, input and output, over concurrency."""
-    drawn = [one for one in line if one.concurrency and one.total_tokens_per_second]
-    across = [one.concurrency for one in drawn]
-    axis.plot(across, [one.total_tokens_per_second for one in drawn], lw=1.6, markersize=7, label=label, **style)
-
-
-def _hollow(axis: "Axes", theirs: Sequence[Point], name: str) -> None:
-    """Published points, which nobody measured here."""
-    if theirs:
-        places = [(_across(one, name) or 0.0, _ms(one) or 0.0) for one in theirs]
-        _marks(axis, places, [one.label for one in theirs])
-
-
-def _marks(axis: "Axes", places: list[tuple[float, float]], texts: list[str]) -> None:
-    hollow: dict[str, Any] = {"mfc": "white", "mec": INK, "mew": 1.5, "ms": 9}
-    axis.plot(*zip(*places, strict=True), "D", linestyle="", label="published", **hollow)
-    _labels(axis, places, texts)
-
-
-def _finish_totals(axis: "Axes", theirs: Sequence[Point]) -> None:
-    """The panel over concurrency: somebody else's marks, and its axes."""
-    told = [one for one in theirs if one.total_tokens_per_second and one.concurrency]
-    _marks(axis, [(float(one.concurrency or 0), one.total_tokens_per_second) for one in told], ["" for _ in told])
-    axis.set(title="Input and output", xlabel="concurrency", ylabel="tokens/s, input and output")
-    axis.set_ylim(bottom=0)
-    axis.set_xlim(left=0)
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axis.xaxis.set_major_locator(few_ticks())
-    axis.yaxis.set_major_locator(few_ticks())
-
-
-def _needed(axis: "Axes", need: tuple[float | None, float | None]) -> None:
-    """Lines at what a user needs: enough speed lies right of the one, a quick first token below the other."""
-    speed, wait = need
-    line: dict[str, Any] = {"color": INK, "linewidth": 1.0, "linestyle": (0, (3, 2))}
-    if speed is not None:
-        axis.axvline(speed, **line)
-    if wait is not None:
-        axis.axhline(1000 * wait, **line)
-    if speed is not None or wait is not None:  # one entry for both: a long legend would cover points
-        axis.plot([], [], label="needed", **line)
-
-
 def _latency_axis(axis: "Axes") -> None:
     """Milliseconds on a logarithmic axis with round numbers, and throughput from 0."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -265,10 +202,9 @@ def _latency_axis(axis: "Axes") -> None:
 
 def _legends(axes: "Sequence[Axes]", several: bool, knee: Point | None) -> None:
     """One legend a panel, where it says more than that there is one line, in the corner that its lines leave free."""
-    for number, (axis, corner) in enumerate(zip(axes, ("upper left", "upper right", "lower right"), strict=False)):
-        handles, labels = axis.get_legend_handles_labels()
-        if several or (knee is not None and number == 0) or len(labels) > 1:
-            axis.legend(handles, labels, loc=corner, fontsize=9.5, **_OVER)
+    for axis, corner in zip(axes, ("upper left", "upper right"), strict=True):
+        if several or knee is not None:
+            axis.legend(loc=corner, fontsize=9.5, **_OVER)
 
 
 def _point_row(one: Point) -> tuple[str, ...]:
@@ -296,19 +232,26 @@ def requests_picture(result: "Result", run: int = 1) -> Picture:
     if not rows:
         raise WorkshopError("Nothing to draw: no request was sent in this run.")
     shown = _thinned(rows, _MOST_LINES)
-    thin = 0.8 if len(shown) <= _FEW_LINES else 1.0
+    dense = len(shown) > _FEW_LINES
     with figure(9, max(2.6, min(6.5, 1.6 + 0.06 * len(shown)))) as drawing:
         axis = drawing.axes[0]
+        marked = [row.index for row in shown if row.first_wave][:: _MARK_EVERY if dense else 1]
         for place, row in enumerate(shown):
-            _request(axis, place, row, thin)
-        axis.set(title=f"Requests: {result.name}", xlabel="seconds since the run began", ylabel="requests, as sent")
+            _request(axis, place, row, dense)
+            if row.index in marked:
+                axis.plot([row.begun], [place], marker=">", color=INK, markersize=4, linestyle="")
+        axis.set(
+            title=_run_title("Requests", result, run), xlabel="seconds since the run began", ylabel="requests, as sent"
+        )
         axis.set_ylim(len(shown) - 0.3, -0.7)
         axis.set_xlim(left=0)
         axis.set_yticks([])
         axis.grid(visible=False, axis="y")
-        _request_legend(axis, shown, thin)
-    alt = f"{counted(len(rows), 'request')} over time, {len(shown):,} of them drawn: {_requests_said(rows)}"
-    caption = f"Measured: {result.name}; {len(_thinned(rows, _ROWS)):,} of {counted(len(rows), 'request')}"
+        _limit_line(axis, result, rows, len(shown))
+        _request_legend(axis, shown, dense)
+    over = f"{counted(len(rows), 'request')} over time, {len(shown):,} of them drawn"
+    alt = f"{over}: {_requests_said(rows)}{_limit_said(result)}"
+    caption = f"Measured: {result.name}, run {run}; {len(_thinned(rows, _ROWS)):,} of {counted(len(rows), 'request')}"
     return Picture(drawing.svg, alt, str(_request_table(_thinned(rows, _ROWS), caption)))
 
 
@@ -319,34 +262,63 @@ def _thinned(rows: Sequence[Row], most: int) -> list[Row]:
     return [rows[k * len(rows) // most] for k in range(most)]
 
 
-def _request(axis: "Axes", place: int, row: Row, thin: float) -> None:
-    """One request's line; waiting is thinner than the answer, since a hatch would not be seen in thin lines."""
-    wait = _wait(thin)
+def _run_title(what: str, result: "Result", run: int) -> str:
+    """A picture's title: of which load, and of which of its runs."""
+    return f"{what}: {result.name}, run {run} of {max(one.number for one in result.runs)}"
+
+
+def _limit_said(result: "Result") -> str:
+    limit = result.max_batch_size
+    return "" if limit is None else f" The server runs at most {limit:,} at once (max_batch_size)."
+
+
+def _request(axis: "Axes", place: int, row: Row, dense: bool) -> None:
+    """One request's line; waiting is thinner than the answer, which survives a print in grey."""
     end = row.ended if row.ended is not None else row.last_token if row.last_token is not None else row.begun
     first = row.first_token if row.first_token is not None else end
-    axis.barh(place, first - row.begun, left=row.begun, height=0.55 * thin, **wait)
-    axis.barh(place, (row.last_token or first) - first, left=first, height=thin, **_WRITE)
-    if row.first_wave:
-        axis.plot([row.begun], [place], marker=">", color=INK, markersize=4, linestyle="")
+    axis.barh(place, first - row.begun, left=row.begun, height=0.3 if dense else 0.45, **_wait(dense))
+    axis.barh(place, (row.last_token or first) - first, left=first, height=0.9 if dense else 0.8, **_WRITE)
     if not row.ok:
         axis.plot([end], [place], marker="x", color=COLOURS[4], markersize=6, markeredgewidth=1.6, linestyle="")
 
 
-def _wait(thin: float) -> dict[str, Any]:
-    return {**_WAIT, "hatch": _WAIT["hatch"] if thin < 1 else ""}
+def _wait(dense: bool) -> dict[str, Any]:
+    """How waiting is drawn: a hatch is not seen in thin lines."""
+    return {**_WAIT, "hatch": "" if dense else _WAIT["hatch"]}
 
 
-def _request_legend(axis: "Axes", rows: Sequence[Row], thin: float) -> None:
+def _limit_line(axis: "Axes", result: "Result", rows: Sequence[Row], shown: int) -> None:
+    """A line below as many requests as the server takes at once, where more were sent at the begin."""
+    limit = result.max_batch_size
+    if limit is None or sum(row.first_wave for row in rows) <= limit:
+        return
+    place = limit * shown / len(rows) - 0.5
+    axis.axhline(place, color=INK, linewidth=1, linestyle=(0, (4, 2)))
+    text = f"max_batch_size {limit:,}: no more than those above at once"
+    axis.annotate(
+        text,
+        (1, place),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9.5,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 1},
+    )
+
+
+def _request_legend(axis: "Axes", rows: Sequence[Row], dense: bool) -> None:
     """What the parts of a line are; only those that are there."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     handles: list[Any] = [
-        Patch(label="waits for its first token", **_wait(thin)),
+        Patch(label="waits for its first token (thin)", **_wait(dense)),
         Patch(label="its answer comes", **_WRITE),
     ]
     if any(row.first_wave for row in rows):
-        handles.append(Line2D([], [], color=INK, marker=">", ms=5, linestyle="", label="first wave"))
+        name = f"first wave (every {_MARK_EVERY}th marked)" if dense else "first wave"
+        handles.append(Line2D([], [], color=INK, marker=">", ms=5, linestyle="", label=name))
     if not all(row.ok for row in rows):
         handles.append(Line2D([], [], color=COLOURS[4], marker="x", ms=6, mew=1.6, linestyle="", label="failed"))
     # Later requests lie lower, so the corner above them is free.
@@ -423,16 +395,18 @@ def timeline_picture(result: "Result", records: "Sequence[Record] | None" = None
         rate, flying, *cache = drawing.axes
         _filled(rate, across, [tokens for _, tokens, _ in steps], COLOURS[0])
         _filled(flying, across, [count for _, _, count in steps], COLOURS[2])
-        rate.set(title=f"Over time: {result.name}", ylabel="output\ntokens/s")
+        rate.set(title=_run_title("Over time", result, run), ylabel="output\ntokens/s")
         flying.set_ylabel("requests\nin flight")
-        for axis in cache:
-            _blocks(axis, told, end)
+        _batch_line(flying, result.max_batch_size, end)
         drawing.axes[-1].set_xlabel("seconds since the run began")
         for axis in drawing.axes:
             axis.set_xlim(0, end)
             axis.xaxis.set_major_locator(few_ticks())
             axis.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))  # nobody is half in flight
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+            axis.tick_params(labelbottom=axis is drawing.axes[-1])
+        for axis in cache:
+            _blocks(axis, told, end)
     return Picture(drawing.svg, _timeline_said(result, steps, told), str(_timeline_table(result, steps, told)))
 
 
@@ -465,18 +439,45 @@ def _filled(axis: "Axes", across: Sequence[float], values: Sequence[float], colo
     axis.spines["bottom"].set_color(FAINT)
 
 
+def _batch_line(axis: "Axes", limit: int | None, end: float) -> None:
+    """A line at the requests that the server takes at once, where it can be seen beside those in flight."""
+    if limit is None or limit > axis.get_ylim()[1]:
+        return
+    axis.axhline(limit, color=INK, linewidth=1, linestyle=(0, (4, 2)))
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 1}
+    axis.text(end * 0.01, limit * 1.06, f"max_batch_size {limit:,}", va="bottom", fontsize=9.5, bbox=box)
+
+
 def _blocks(axis: "Axes", told: Sequence[tuple[float, int, int]], end: float) -> None:
-    """The panel of KV blocks; all of them as a line where it can be seen beside those in use."""
+    """The panel of KV blocks; all of them as a line where it can be seen beside those in use.
+
+    Ticks end at the number of blocks, and the fullest moment has its number.
+    """
     highest, whole = max(used for _, used, _ in told), max(all_ for _, _, all_ in told)
     thin = told[:: -(-len(told) // (2 * _MOST_STEPS))]
     axis.fill_between([at for at, _, _ in thin], 0, [used for _, used, _ in thin], facecolor=COLOURS[5], **_AREA)
     near = whole and highest > 0.1 * whole
-    axis.set_ylim(0, (whole if near else max(highest, 1)) * 1.35)
+    top = whole if near else max(highest, 1)
+    axis.set_ylim(0, top * 1.45)
+    axis.set_yticks(
+        [tick for tick in axis.yaxis.get_major_locator().tick_values(0, top) if 0 <= tick < 0.8 * top] + [top]
+    )
     if near:
         axis.axhline(whole, color=INK, linewidth=1)
     if whole:
         text = f"all {whole:,} blocks" if near else f"the cache has {whole:,} blocks"
-        axis.text(end * 0.01, (whole if near else highest) * 1.06, text, va="bottom", fontsize=9.5)
+        axis.text(end * 0.01, top * 1.06, text, va="bottom", fontsize=9.5)
+    at = next(when for when, used, _ in told if used == highest)
+    side: Any = "left" if at < 0.7 * end else "right"
+    axis.plot([at], [highest], marker="o", color=INK, markersize=3, linestyle="")
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+    label = f" at most {highest:,} "
+    if near:
+        low = highest < 0.7 * whole  # there is room above the area
+        place = highest + 0.04 * whole if low else 0.86 * whole
+        axis.text(at, place, label, va="bottom" if low else "top", ha=side, fontsize=9.5, bbox=box)
+    else:
+        axis.text(end * 0.99, top * 1.06, label, va="bottom", ha="right", fontsize=9.5)
     axis.set_ylabel("KV blocks\nused")
     axis.grid(visible=False)
 
@@ -488,7 +489,7 @@ def _timeline_said(result: "Result", steps: Sequence[tuple[float, float, int]], 
     text = f"Measured over time, {result.name}: up to {rate_text(most)} output tokens/s, up to {flying:,} in flight"
     if told:
         text += f", up to {max(used for _, used, _ in told):,} of {max(all_ for _, _, all_ in told):,} KV blocks used"
-    return f"{text}."
+    return f"{text}.{_limit_said(result)}"
 
 
 def _timeline_table(result: "Result", steps: Sequence[tuple[float, float, int]], told: Sequence[Any]) -> Table:

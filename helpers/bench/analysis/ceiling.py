@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from helpers.bench.analysis.kv_blocks import Use, in_runs, use
-from helpers.bench.analysis.points import Finding, Point, points, rate_text, time_text, usable, with_note
+from helpers.bench.analysis.points import Finding, Point, points, rate_text, time_text, with_note, without
 from helpers.errors import WorkshopError
 
 if TYPE_CHECKING:
@@ -21,8 +21,11 @@ JUMP = 2.0
 A little past the limit fewer than half of the requests wait, and the median does not show it.
 """
 
+KEPT = 0.02
+"""Share by which a figure may differ and be called kept; more is told as a change."""
+
 SAME = 0.15
-"""Share by which throughput or a user's speed may differ and count as kept: runs on a shared machine differ so much."""
+"""Share by which throughput or a user's speed may differ and tell of a queue only: runs on a shared machine do."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,15 +34,15 @@ class Ceiling(Finding):
 
     Attributes:
         max_batch_size: requests that may run at once.
-        points: of closed loops, in the order of their concurrency.
+        points: of closed loops, in the order of their concurrency, that gave latencies.
         uses: concurrency to what the engine told of that load.
-        left_out: a sentence on points that are not looked at; empty if all are.
+        lost: points that gave none.
     """
 
     max_batch_size: int
     points: Sequence[Point]
     uses: Mapping[int, Use] = field(default_factory=dict)
-    left_out: str = ""
+    lost: Sequence[Point] = ()
 
     @property
     def below(self) -> Point | None:
@@ -93,7 +96,12 @@ class Ceiling(Finding):
         if self.below is None and self.beyond is None:
             past = max((at for at in self.uses if at > self.max_batch_size), default=None)
             told = self._engine(past, None) if past else ""
-            return f"No load gave latencies to show the limit with. {told}".rstrip()
+            return f"No load gave latencies to show the limit with. {without(self.lost)} {told}".rstrip()
+        over = [one for one in self.lost if one.at > self.max_batch_size]
+        under = [one for one in self.lost if one.at <= self.max_batch_size]
+        if (self.beyond is None and over) or (self.below is None and under):
+            where, gone = ("past", over) if self.beyond is None else ("up to", under)
+            return f"What was measured {where} {limit} gave no latencies of the server's. {without(gone)}"
         if self.beyond is None:
             more = self.max_batch_size + max(1, self.max_batch_size // 2)
             return f"Nothing was measured past {limit}. Measure a concurrency of {more:,} to see what it does."
@@ -119,19 +127,26 @@ class Ceiling(Finding):
         moved = self._moved(below, beyond)
         if moved:
             return f"{text}, but more than the queue changed: {' and '.join(moved)}."
-        text += (
-            f", while each running user kept {rate_text(beyond.per_user.get(50))} tokens/s "
-            f"({rate_text(below.per_user.get(50))} before) and all together {rate_text(beyond.tokens_per_second)} "
-            f"({rate_text(below.tokens_per_second)} before): more users only wait longer."
-        )
+        pairs = (below.per_user.get(50), beyond.per_user.get(50)), (below.tokens_per_second, beyond.tokens_per_second)
+        user, together = (_kept(*pair) for pair in pairs)
+        only = "only " if user.startswith("kept") and together.startswith("kept") else "mostly "
+        text += f", while each running user {user} and all together {together}: more users {only}wait longer."
+        return " ".join(filter(None, [text, self._waited(beyond)]))
+
+    def _waited(self, beyond: Point) -> str:
+        """The wait by Little's law beside the measured one; empty where it cannot be said."""
         wait = self.predicted_wait(beyond)
-        if wait is None or below.ttft_mean is None or beyond.ttft_mean is None:
-            return text
-        return (
-            f"{text} The mean TTFT grew by {time_text(max(0.0, beyond.ttft_mean - below.ttft_mean))}; predicted: "
-            f"{time_text(wait)}, the requests beyond the limit over those that end in a second (Little's law); a run's "
-            "begin and end wait less."
+        if wait is None:
+            return ""
+        text = (
+            f"predicted: {time_text(wait)} for a place, by Little's law (a queue's length is the rate at which it is "
+            "served times the wait in it): the requests beyond the limit over the answers a second."
         )
+        if beyond.ttft_later is not None:
+            text += f" Requests sent while all were in flight waited {time_text(beyond.ttft_later)} (measured, median)"
+            first = beyond.ttft_first_wave
+            text += f", those at the run's begin {time_text(first)}." if first is not None else "."
+        return text
 
     def _engine(self, concurrency: int, whole: int | None) -> str:
         """What the engine told of a load, and how long a request waited by that; empty where it told nothing."""
@@ -172,7 +187,8 @@ class Ceiling(Finding):
             ),
             *("most active", "most queued"),
         )
-        return with_note(columns, rows, "Measured: past the batch-size limit", self.sentence, self.left_out)
+        lost = "" if self.below is None or self.beyond is None else without(self.lost)  # else the sentence has it
+        return with_note(columns, rows, "Measured: past the batch-size limit", self.sentence, lost)
 
 
 def ceiling(what: Any, max_batch_size: int, records: Mapping[int, Any] | None = None) -> Ceiling:
@@ -195,9 +211,17 @@ def ceiling(what: Any, max_batch_size: int, records: Mapping[int, Any] | None = 
             "The batch-size limit is shown with closed loops, and these are open ones: give a concurrency."
         )
     told = records if records is not None else _records_of(what)
-    kept, left_out = usable(found)
+    kept, lost = ([one for one in found if one.measured is good] for good in (True, False))
     uses = {number: use(some) for number, some in told.items()}
-    return Ceiling(max_batch_size, kept, uses, left_out)
+    return Ceiling(max_batch_size, kept, uses, lost)
+
+
+def _kept(before: float | None, after: float | None) -> str:
+    """What became of tokens a second, in words."""
+    values = f"{rate_text(after)} tokens/s ({rate_text(before)} before)"
+    if not before or after is None or abs(after / before - 1) <= KEPT:
+        return f"kept {values}"
+    return f"got {abs(after / before - 1):.0%} {'more' if after > before else 'less'}, {values}"
 
 
 def _records_of(what: Any) -> dict[int, Any]:

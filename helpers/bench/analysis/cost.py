@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from helpers.bench.analysis.points import Finding, Point, points, rate_text, with_note
+from helpers.bench.analysis.points import Finding, Point, heading, lower_bounds, points, rate_text, with_note
 from helpers.errors import WorkshopError
 
 if TYPE_CHECKING:
@@ -66,16 +66,10 @@ class Cost(Finding):
     @property
     def _price(self) -> str:
         exact = f"{self.price:.2f}" if round(self.price, 2) == self.price else f"{self.price:g}"
-        return f"{self._in_currency(exact)} an hour"
+        return f"{in_currency(exact, self.currency)} an hour"
 
     def _money(self, value: float) -> str:
-        return self._in_currency(_digits(value))
-
-    def _in_currency(self, digits: str) -> str:
-        """A sign such as $ stands before the amount, a name behind it."""
-        if self.currency and not self.currency[0].isalnum():
-            return f"{self.currency}{digits}"
-        return f"{digits} {self.currency}".strip()
+        return in_currency(_digits(value), self.currency)
 
     def _range(self, one: Point) -> str:
         """The price at the slowest and at the fastest of the runs; a dash for one run."""
@@ -98,11 +92,12 @@ class Cost(Finding):
         ]
         unit = f", {self.currency}" if self.currency else ""
         columns = (
-            *("load", "output tokens/s", f"a million output tokens{unit}"),
+            *(heading(self.points), "output tokens/s", f"a million output tokens{unit}"),
             *(f"a million, input and output{unit}", f"output, over the runs{unit}"),
         )
         caption = f"predicted: {self._price} (given), busy {self.busy:.0%} of it, at the measured rates"
-        return with_note(columns, rows, caption, self.sentence)
+        bound = lower_bounds(self.points)
+        return with_note(columns, rows, caption, self.sentence, bound and f"{bound[:-1]}, and prices upper ones.")
 
     def _repr_html_(self) -> str:
         # A page's mathematics takes what stands between two dollar signs for a formula, unless it is told not to look.
@@ -128,6 +123,13 @@ def cost(what: Any, price_per_hour: float, currency: str = "", busy: float = 1.0
     if not (isinstance(busy, int | float) and 0 < busy <= 1):
         raise WorkshopError(f"busy is {busy!r}. Give the share of the hour with load, above 0 and up to 1.")
     return Cost([one for one in points(what) if one.tokens_per_second], price_per_hour, currency, busy)
+
+
+def in_currency(digits: str, currency: str) -> str:
+    """An amount: a sign such as $ stands before it, a name behind it."""
+    if currency and not currency[0].isalnum():
+        return f"{currency}{digits}"
+    return f"{digits} {currency}".strip()
 
 
 def _digits(value: float) -> str:

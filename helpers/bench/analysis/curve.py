@@ -14,6 +14,7 @@ from helpers.bench.analysis.points import (
     Finding,
     Point,
     changed,
+    heading,
     points,
     rate_text,
     time_text,
@@ -65,12 +66,12 @@ class Curve(Finding):
         before, after = self.points[0], self.points[-1]
         name = _LATENCIES[self.latency]
         return (
-            f"The knee is at {knee.name}: {rate_text(knee.tokens_per_second)} output tokens/s at a median {name} of "
-            f"{time_text(_latency(knee, self.latency))}. From {before.name} to there, output tokens/s are "
-            f"{_change(before, knee)} and {name} {_slower(before, knee, self.latency)}; from there to {after.name}, "
-            f"output tokens/s are {_change(knee, after)} and {name} {_slower(knee, after, self.latency)}. "
-            f"Between {self.points[place - 1].name} and {self.points[place + 1].name} it is the only load that was "
-            "measured, so the bend may lie anywhere between these two."
+            f"Of the measured loads, {knee.name} is the knee: {rate_text(knee.tokens_per_second)} output tokens/s at a "
+            f"median {name} of {time_text(_latency(knee, self.latency))}. The bend may lie anywhere between "
+            f"{self.points[place - 1].name} and {self.points[place + 1].name}, where no other load was measured. "
+            f"From {before.name} to the knee, output tokens/s are {_change(before, knee)} and {name} "
+            f"{_slower(before, knee, self.latency)}; from there to {after.name}, output tokens/s are "
+            f"{_change(knee, after)} and {name} {_slower(knee, after, self.latency)}."
         )
 
     @cached_property
@@ -93,7 +94,7 @@ class Curve(Finding):
             )
             for one in self.points
         ]
-        columns = ("load", "output tokens/s", "tokens/s per user", "TTFT", "time per token", "")
+        columns = (heading(self.points), "output tokens/s", "tokens/s per user", "TTFT", "time per token", "")
         return with_note(columns, rows, "Measured: throughput and latency, medians", self.sentence, self.left_out)
 
     def __str__(self) -> str:
@@ -140,12 +141,19 @@ def find_knee(found: Sequence[Point], latency: str = "ttft") -> tuple[Point | No
         return None, f"the curve has not bent yet, {rise} over these loads; go to higher ones"
     if max(rates) == min(rates):
         return None, "every load gives the same throughput"
+    if (rates[0], waits[0]) == (rates[-1], waits[-1]):
+        return None, "the curve ends where it began, so there is no line to bend from; run the sweep again"
     away = distances(list(zip(rates, waits, strict=True)))
-    best = max(range(len(found)), key=lambda k: away[k])
-    if away[best] < FAR:
+    best = max(range(len(found)), key=lambda k: abs(away[k]))
+    if abs(away[best]) < FAR:
         return None, (
             f"the curve has not bent yet, its points lie near a straight line between its ends (at most "
-            f"{away[best]:.2f} away on axes from 0 to 1, and {FAR} is asked for); go to higher loads"
+            f"{abs(away[best]):.2f} away on axes from 0 to 1, and {FAR} is asked for); go to higher loads"
+        )
+    if away[best] < 0:
+        return None, (
+            f"the curve bends the other way, at {found[best].name} {name} is high and throughput low beside a line "
+            "between its ends; run the sweep again, or look at what that load met"
         )
     return found[best], ""
 
@@ -157,12 +165,13 @@ def distances(places: Sequence[Place]) -> list[float]:
         places: (throughput, latency) in the order of the load; neither may be the same for all.
 
     Returns:
-        Distances at a right angle to the line, on axes stretched to run from 0 to 1; 0 for both ends.
+        Distances at a right angle to the line, on axes stretched to run from 0 to 1; negative on the bad side, 0 for
+        both ends, and 0 for all where the ends are one point.
     """
     across, up = (_stretched([place[axis] for place in places]) for axis in (0, 1))
     dx, dy = across[-1] - across[0], up[-1] - up[0]
     length = (dx * dx + dy * dy) ** 0.5
-    if not length:  # the ends are one point: the line from it to the good corner takes the place of the chord
+    if not length:  # the ends are one point, and there is no line
         return [0.0 for _ in places]
     return [((x - across[0]) * dy - (y - up[0]) * dx) / length for x, y in zip(across, up, strict=True)]
 
@@ -177,7 +186,8 @@ def _latency(one: Point, latency: str) -> float | None:
 
 
 def _change(before: Point, after: Point) -> str:
-    return changed(before.tokens_per_second, after.tokens_per_second)
+    said = changed(before.tokens_per_second, after.tokens_per_second)
+    return "no more" if said == "about the same" else said
 
 
 def _slower(before: Point, after: Point, latency: str) -> str:

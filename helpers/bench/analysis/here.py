@@ -1,10 +1,13 @@
 """Findings that need this machine: what the pure functions are given is measured or looked up here (notebook 08)."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.bench.analysis.precision import Precisions, precisions
 from helpers.bench.analysis.roofline import Distance, bandwidth_at, distance, weights_read
 from helpers.errors import WorkshopError
+
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 if TYPE_CHECKING:
     from helpers.bench.results.result import Sweep
@@ -28,7 +31,27 @@ def distance_here(endpoint: "Endpoint", sweep: "Sweep") -> Distance:
     with stage.only_news():
         shape = Shape.of(models.find(str(engine.manifest.options["model"])).config)
     weights = weights_read(shape, engine.precision, engine.weight_bytes)
-    return distance(sweep, shape, bandwidth_at(weights), weights, engine.kv)
+    on_cpu = engine.toolchain == "openvino"
+    return distance(
+        sweep,
+        shape,
+        bandwidth_at(weights / engine.tp_size),
+        weights,
+        engine.kv,
+        ranks=engine.tp_size,
+        cache=last_level_cache() if on_cpu else None,
+        counted="counted as stored" if on_cpu else "counted",
+    )
+
+
+def last_level_cache(folder: Path = _CACHES) -> int | None:
+    """Bytes of the CPU's largest cache, as the kernel tells; None where it does not."""
+    sizes = []
+    for path in folder.glob("index*/size"):
+        digits, unit = (text := path.read_text().strip())[:-1], text[-1:]
+        if digits.isdigit() and unit in "KM":
+            sizes.append(int(digits) * {"K": 2**10, "M": 2**20}[unit])
+    return max(sizes, default=None)
 
 
 def precisions_here(first: "Sweep", second: "Sweep") -> Precisions:

@@ -35,6 +35,7 @@ class Use:
         queued_seconds: that requests waited, all of them together.
         blocks: of the KV cache; None if it did not tell.
         most_used: in use at once; None if it did not tell.
+        active_then: requests that ran while most blocks were in use; None if it did not tell.
         paused: pauses of requests that had to give up blocks, all steps together.
         tokens_per_block: tokens that a block holds; None if it did not tell.
         most_step_tokens: tokens that went through one step, at most: those of prompts, and one for each other active
@@ -47,6 +48,7 @@ class Use:
     queued_seconds: float = 0.0
     blocks: int | None = None
     most_used: int | None = None
+    active_then: int | None = None
     paused: int = 0
     tokens_per_block: int | None = None
     most_step_tokens: int | None = None
@@ -73,13 +75,15 @@ def use(told: Any) -> Use:
         return told
     done = told if isinstance(told, Activity) else Activity("engine", tuple(told))
     records = done.records
+    fullest = max((one for one in records if one.kv_used is not None), key=lambda one: one.kv_used or 0, default=None)
     return Use(
         steps=len(records),
         most_active=done.most_active,
         most_queued=done.most_queued,
         queued_seconds=sum(step.queued * step.seconds for step in done.steps),
         blocks=next((one.kv_blocks for one in reversed(records) if one.kv_blocks), None),
-        most_used=max((one.kv_used for one in records if one.kv_used is not None), default=None),
+        most_used=fullest.kv_used if fullest else None,
+        active_then=fullest.active if fullest else None,
         paused=sum(one.paused or 0 for one in records),
         tokens_per_block=next((one.tokens_per_block for one in reversed(records) if one.tokens_per_block), None),
         most_step_tokens=max((found for one in records if (found := _step_tokens(one)) is not None), default=None),
@@ -108,26 +112,30 @@ class KvBlocks(Finding):
     Attributes:
         use: what the engine told.
         max_batch_size, max_num_tokens: of the engine; None if not given.
-        tokens: of one request, prompt and answer; None if not given.
+        tokens: of one request, prompt and answer; None if not known.
+        toolchain: of the engine; empty if not known.
+        runs: that the steps were told in; None if not known.
     """
 
     use: Use
     max_batch_size: int | None = None
     max_num_tokens: int | None = None
     tokens: int | None = None
+    toolchain: str = ""
+    runs: int | None = None
 
     @property
     def blocks_per_request(self) -> float | None:
-        """Blocks of one request at its longest; by its tokens where given, else by the fullest step; None otherwise."""
+        """Blocks of one request: by its tokens where known, else by the step with most blocks in use; else None."""
         if self.tokens and self.use.tokens_per_block:
             return ceil(self.tokens / self.use.tokens_per_block)
-        if self.use.most_used and self.use.most_active:
-            return self.use.most_used / self.use.most_active
+        if self.use.most_used and self.use.active_then:
+            return self.use.most_used / self.use.active_then
         return None
 
     @property
     def fits(self) -> int | None:
-        """predicted: requests that the cache holds at their longest; None if it cannot be said."""
+        """predicted: requests that the cache holds once they are that long; None if it cannot be said."""
         each = self.blocks_per_request
         return int(self.use.blocks / each) if each and self.use.blocks else None
 
@@ -167,7 +175,12 @@ class KvBlocks(Finding):
                 "it in 8 bits, or bound the lengths."
             )
         if self.limit == "batch":
-            return f"The batch is the limit ({size} was reached), not the cache: raising it means a new build."
+            raising = (
+                "starting the server with another limit (with TensorRT-LLM, a new build)"
+                if self.toolchain == "openvino"
+                else "a new build"
+            )
+            return f"The batch is the limit ({size} was reached), not the cache: raising it means {raising}."
         if self.max_batch_size is None:
             return "Give max_batch_size to tell whether the batch was the limit; the cache was not."
         return (
@@ -178,7 +191,10 @@ class KvBlocks(Finding):
     def _room(self) -> str:
         if self.fits is None or self.limit == "kv":
             return ""
-        how = "" if self.tokens and self.use.tokens_per_block else ", each as large as those in the fullest step"
+        by_tokens = self.tokens and self.use.tokens_per_block
+        how = (
+            f" of {self.tokens:,} tokens" if by_tokens else ", each as large as those in the step with most blocks used"
+        )
         text = f"predicted: the cache holds {counted(self.fits, 'request')}{how}"
         if self.max_batch_size is None:
             return f"{text}."
@@ -203,10 +219,12 @@ class KvBlocks(Finding):
             ("requests queued, at most", _told(used.most_queued), "–"),
             ("KV blocks used, at most", _told(used.most_used), _told(used.blocks)),
             ("KV blocks free, at least", _told(used.free), _told(used.blocks)),
-            ("pauses", _told(used.paused), "–"),
+            ("tokens that a block holds", _told(used.tokens_per_block), "–"),
+            ("pauses (a request gives up its blocks)", _told(used.paused), "–"),
             ("tokens in a step, at most", _told(used.most_step_tokens), _told(self.max_num_tokens)),
         ]
-        caption = f"Measured: {counted(used.steps, 'step')}"
+        within = f" of {counted(self.runs, 'run')}" if self.runs else ""
+        caption = f"Measured: {counted(used.steps, 'step')}{within}"
         return with_note(("told by the engine", "measured", "limit"), rows, caption, self.sentence)
 
 
@@ -219,7 +237,8 @@ def kv_blocks(
         told: an endpoint's ``activity()``, records of its poller, or a result that kept them.
         max_batch_size: of the engine; None for what the activity or the result knows.
         max_num_tokens: of the engine; None where it is not looked at.
-        tokens: of one request, prompt and answer; None to judge by the fullest step.
+        tokens: of one request, prompt and answer; None for the mean of a result's, else to judge by the step with most
+            blocks in use.
 
     Raises:
         WorkshopError: what was given has no records.
@@ -232,7 +251,16 @@ def kv_blocks(
         )
     if max_batch_size is None and not isinstance(told, Use | list | tuple):  # an activity and a result know it
         max_batch_size = told.max_batch_size
-    return KvBlocks(use(records), max_batch_size, max_num_tokens, tokens)
+    if not hasattr(told, "load"):
+        return KvBlocks(use(records), max_batch_size, max_num_tokens, tokens)
+    toolchain = str(told.engine.get("toolchain", ""))
+    return KvBlocks(use(records), max_batch_size, max_num_tokens, tokens or _mean(told), toolchain, len(told.runs))
+
+
+def _mean(result: Any) -> int | None:
+    """Tokens of a result's requests, prompt and answer, on average; None where nobody counted."""
+    means = result.value("prompt_tokens"), result.value("answer_tokens")
+    return None if None in means else round(sum(means))
 
 
 def _told(count: int | None) -> str:

@@ -34,14 +34,17 @@ class Point:
         per_user: share of requests (a key of :data:`PERCENTILES`) to the tokens a second that they got at least, after
             their first token; None where there are too few requests to tell.
         ttft: share of requests to the seconds that their first token took at most; None as above.
-        ttft_mean: its mean in seconds; only what is said of queues needs it.
+        ttft_mean: its mean in seconds.
+        ttft_first_wave, ttft_later: its medians in seconds, of the requests sent at once at the run's begin and of all
+            others; a closed loop sends those while all its users are in flight.
         tpot: median time per output token after the first, in seconds.
         itl: median gap between reads that brought tokens, in seconds.
         in_flight: requests under way on average; None if not known.
         whole, failed: requests, all runs together.
         runs: how often it was measured.
         spread: ``tokens_per_second``, ``per_user`` or ``ttft`` (their medians) to the lowest and highest of the runs.
-        client_bound: why latencies are the client's and not the server's; empty where they are the server's.
+        client_bound: why latencies are the client's and not the server's, and rates only lower bounds; empty where the
+            client kept up.
         prompt_tokens, output_tokens: of one request on average; None if nobody counted.
         title: what was measured, such as an engine.
     """
@@ -53,6 +56,8 @@ class Point:
     per_user: Mapping[int, float | None] = field(default_factory=dict)
     ttft: Mapping[int, float | None] = field(default_factory=dict)
     ttft_mean: float | None = None
+    ttft_first_wave: float | None = None
+    ttft_later: float | None = None
     tpot: float | None = None
     itl: float | None = None
     in_flight: float | None = None
@@ -79,6 +84,8 @@ class Point:
             per_user={50: result.value("per_user_p50"), 95: result.value("per_user_p5")},
             ttft={share: result.value(f"ttft_p{share}") for share in PERCENTILES},
             ttft_mean=median(means) if means else None,
+            ttft_first_wave=result.value("ttft_first_wave_p50"),
+            ttft_later=result.value("ttft_steady_p50"),
             tpot=result.value("tpot_p50"),
             itl=result.value("itl_p50"),
             in_flight=result.value("in_flight"),
@@ -111,6 +118,13 @@ class Point:
     def measured(self) -> bool:
         """True if it has a throughput and latencies that are the server's."""
         return bool(self.tokens_per_second and self.ttft.get(50) is not None and not self.client_bound)
+
+    @property
+    def lost(self) -> str:
+        """Why it has no latency of the server's; empty if it has."""
+        if self.client_bound:
+            return f"the client could not keep up ({self.client_bound})"
+        return "" if self.measured else f"it gave no latency ({self.whole:,} answered whole, {self.failed:,} failed)"
 
     @property
     def context(self) -> float | None:
@@ -162,22 +176,37 @@ def points(what: Any, several: bool = False) -> list[Point]:
     return found
 
 
-def usable(found: Sequence[Point], speed: bool = False) -> tuple[list[Point], str]:
-    """The points whose latencies are the server's, and a sentence on those left out; empty if none was.
+def usable(found: Sequence[Point]) -> tuple[list[Point], str]:
+    """The points whose latencies are the server's, and a sentence on those left out; empty if none was."""
+    return [one for one in found if one.measured], without(found)
 
-    Args:
-        found: to choose from.
-        speed: True where only a user's tokens a second are looked at, which a client that is late does not falsify.
-    """
-    kept = [one for one in found if one.measured or (speed and one.per_user.get(50) is not None)]
-    said = []
-    for one in (one for one in found if one not in kept):
-        if one.client_bound:
-            said.append(f"{one.name} is left out: the client could not keep up ({one.client_bound}).")
-        else:
-            counts = f"{one.whole:,} answered whole, {one.failed:,} failed"
-            said.append(f"{one.name} is left out: it gave no latency ({counts}).")
-    return kept, " ".join(text[0].upper() + text[1:] for text in said)
+
+def without(found: Sequence[Point]) -> str:
+    """A sentence on each point that is left out for want of latencies of the server's."""
+    said = [f"{one.name} is left out: {one.lost}." for one in found if not one.measured]
+    return " ".join(map(capital, said))
+
+
+def lower_bounds(found: Sequence[Point]) -> str:
+    """A sentence on the points whose rates may be more, since their client could not keep up; empty without any."""
+    bound = [one for one in found if one.client_bound]
+    return f"The client could not keep up at {named(bound)}: rates there are lower bounds." if bound else ""
+
+
+def named(found: Sequence[Point]) -> str:
+    """Several loads in words: ``concurrency 1, 8 and 32``."""
+    labels = [one.label if one.rate is None else f"{one.rate:g}" for one in found]
+    return f"concurrency {joined(labels)}" if found[0].rate is None else f"{joined(labels)} requests/s"
+
+
+def heading(found: Sequence[Point]) -> str:
+    """The head of a column with loads."""
+    return "requests/s sent" if found and found[0].rate is not None else "concurrency"
+
+
+def capital(text: str) -> str:
+    """A sentence's begin."""
+    return text[:1].upper() + text[1:]
 
 
 def rate_text(rate: float | None) -> str:

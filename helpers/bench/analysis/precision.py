@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from helpers.bench.analysis.points import Finding, Point, joined, points, rate_text, with_note
+from helpers.bench.analysis.points import Finding, Point, heading, joined, named, points, rate_text, with_note
+from helpers.bench.results import comparison
+from helpers.bench.results.metrics import CLIENT_BOUND, Over
 from helpers.errors import WorkshopError
 
 if TYPE_CHECKING:
     from helpers.cards import Table
 
-FASTER, SLOWER, SAME, UNKNOWN = "faster", "slower", "no difference", "cannot be told"
-
-FEWEST = 3
-"""Runs of each below which a range says too little."""
+FASTER, SLOWER, SAME, UNKNOWN = "faster", "slower", "not told apart", "too few runs"
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,13 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """Whether the second is faster by more than the runs of either differ: their ranges do not overlap."""
-        if min(self.first.runs, self.second.runs) < FEWEST:
-            return UNKNOWN
-        low, high = self.first.within("tokens_per_second", self.first.tokens_per_second)
-        other_low, other_high = self.second.within("tokens_per_second", self.second.tokens_per_second)
-        return FASTER if other_low > high else SLOWER if other_high < low else SAME
+        """Whether the second is faster by more than its runs and the first's differ; :func:`comparison.verdict`."""
+        if self.first.client_bound or self.second.client_bound:
+            return CLIENT_BOUND
+        found = comparison.verdict(_over(self.first), _over(self.second))
+        if found == comparison.LARGER:
+            return FASTER if self.ratio > 1 else SLOWER
+        return SAME if found == comparison.WITHIN else UNKNOWN
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,7 +56,6 @@ class Precisions(Finding):
         first, second: what to call the engines, such as ``FP16`` and ``FP8``.
         bytes: of the weights of each; None where not given.
         arithmetic: True if the device multiplies in the second's precision, False if it widens; None if not known.
-        balance: tokens in one step below which reading the first's weights is the limit; None if not known.
     """
 
     pairs: Sequence[Pair]
@@ -64,7 +63,6 @@ class Precisions(Finding):
     second: str
     bytes: tuple[int, int] | None = None
     arithmetic: bool | None = None
-    balance: float | None = None
 
     def of(self, verdict: str) -> list[Pair]:
         """The pairs with a verdict."""
@@ -72,9 +70,16 @@ class Precisions(Finding):
 
     @property
     def sentence(self) -> str:
-        """Where the second is faster, where slower, and why as far as the machine's limits say."""
-        parts = [self._said(verdict) for verdict in (FASTER, SLOWER, SAME, UNKNOWN)]
-        return " ".join(filter(None, [*parts, self._bytes(), self._why()]))
+        """Where the second is faster, where slower, what that rests on, and what may be the reason."""
+        parts = [self._said(verdict) for verdict in (FASTER, SLOWER, SAME, UNKNOWN, CLIENT_BOUND)]
+        return " ".join(filter(None, [*parts, self._rule(), self._bytes(), self._why()]))
+
+    def _rule(self) -> str:
+        told = [pair for pair in self.pairs if pair.verdict in (FASTER, SLOWER, SAME)]
+        if not told:
+            return ""
+        first, second = (min(getattr(pair, side).runs for pair in told) for side in ("first", "second"))
+        return comparison.rule(first, second)
 
     def _said(self, verdict: str) -> str:
         found = self.of(verdict)
@@ -85,10 +90,15 @@ class Precisions(Finding):
         if verdict == UNKNOWN:
             return (
                 f"At {kind} {where} the runs are too few to tell {self.second} from {self.first}: measure each load "
-                f"{FEWEST} times or more."
+                f"{comparison.RUNS} times or more."
             )
         if verdict == SAME:
-            return f"At {kind} {where} {self.second} and {self.first} differ by no more than the runs do."
+            return (
+                f"{self.second} and {self.first} are not told apart at {kind} {where}: the ranges overlap, so these "
+                "runs cannot tell."
+            )
+        if verdict == CLIENT_BOUND:
+            return f"The client could not keep up at {kind} {where}, so these rates are not compared."
         return f"{self.second} is {verdict} than {self.first} at {kind} {where}."
 
     def _bytes(self) -> str:
@@ -101,29 +111,20 @@ class Precisions(Finding):
         return f"{text}: predicted: at most {1 / share:.2f} times as fast where reading them is the whole time."
 
     def _why(self) -> str:
-        text = ""
-        if self.balance is not None:
-            bound = [
-                pair.second.label for pair in self.pairs if pair.second.at <= self.balance and pair.second.rate is None
-            ]
-            text = f"predicted: steps of up to {self.balance:,.0f} tokens are bound by reading weights"
-            text += f": of these loads {joined(bound)}." if bound else ": none of these loads."
+        """What the device's arithmetic may have to do with it; nothing here measures the reason."""
         if self.arithmetic is None:
-            return text
-        return f"{text} {self._arithmetic()}".strip()
-
-    def _arithmetic(self) -> str:
-        """What the device's arithmetic does to the second, as far as it shows."""
+            return ""
         slower, faster = self.of(SLOWER), self.of(FASTER)
         if self.arithmetic:
             text = f"This device multiplies in {self.second}"
             if slower:
                 return f"{text}, so that is not why it is slower at {_labels(slower)}."
-            return f"{text}, so it can win where multiplying is the limit too."
-        text = f"This device has no arithmetic in {self.second}: it widens each weight before it multiplies"
+            return f"{text}, so it can win where multiplying is the limit too; which limit holds is not measured here."
+        text = f"This device has no arithmetic in {self.second}: it widens each weight before it multiplies."
         costs = f"that costs more than reading fewer bytes saves at {_labels(slower)}" if slower else ""
         saves = f"reading fewer bytes saves more than that costs at {_labels(faster)}" if faster else ""
-        return f"{text}; {' and '.join(filter(None, [costs, saves])) or 'no difference is certain here'}."
+        reasons = " and ".join(filter(None, [costs, saves]))
+        return f"{text} A likely reason, not measured here: {reasons}." if reasons else text
 
     def table(self) -> "Table":
         """One row a load."""
@@ -140,7 +141,12 @@ class Precisions(Finding):
             for pair in self.pairs
         ]
         columns = (
-            *("load", f"{self.first}, output tokens/s", f"{self.second}, output tokens/s", "ratio"),
+            *(
+                heading([pair.second for pair in self.pairs]),
+                f"{self.first}, output tokens/s",
+                f"{self.second}, output tokens/s",
+                "ratio",
+            ),
             *(f"{self.first}, runs", f"{self.second}, runs", f"{self.second} is"),
         )
         return with_note(columns, rows, f"Measured: {self.second} beside {self.first}", self.sentence)
@@ -152,7 +158,6 @@ def precisions(
     names: tuple[str, str] = ("FP16", "FP8"),
     weights: tuple[int, int] | None = None,
     arithmetic: bool | None = None,
-    balance: float | None = None,
 ) -> Precisions:
     """Two engines of different precision under the same loads: which is faster where, and why.
 
@@ -162,8 +167,6 @@ def precisions(
         weights: bytes of the weights of each (an engine's ``weight_bytes``).
         arithmetic: whether the device multiplies in the second's precision, rather than widening it first:
             :func:`helpers.hardware.gpus.multiplies`.
-        balance: tokens in one step at which reading and multiplying take as long, such as
-            :meth:`helpers.hardware.Roofline.tokens_to_balance`; None if not known.
 
     Raises:
         WorkshopError: the two have no load in common, or nothing was measured.
@@ -175,11 +178,16 @@ def precisions(
         raise WorkshopError(
             f"{names[0]} and {names[1]} have no load in common that gave tokens: run the same sweep on both."
         )
-    return Precisions([Pair(before[at], after[at]) for at in shared], *names, weights, arithmetic, balance)
+    return Precisions([Pair(before[at], after[at]) for at in shared], *names, weights, arithmetic)
+
+
+def _over(one: Point) -> Over:
+    """Output tokens a second over the runs of a point."""
+    return Over(one.tokens_per_second, *one.within("tokens_per_second", one.tokens_per_second), one.runs)
 
 
 def _labels(pairs: Sequence[Pair]) -> str:
-    return f"concurrency {joined([pair.second.label for pair in pairs])}"
+    return named([pair.second for pair in pairs])
 
 
 def _range(one: Point) -> str:

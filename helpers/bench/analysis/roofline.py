@@ -32,6 +32,10 @@ class Distance(Finding):
         tpot: median seconds per output token, measured.
         source: where the bandwidth comes from, in words.
         title: what was measured, such as an engine.
+        where: what is read at that bandwidth: ``at this size``, ``in cache`` or ``of memory``.
+        counted: how the weights were counted, in words.
+        ranks: that each read so many bytes, at the same time.
+        client_bound: True if the client did not keep up, so that the measured rate is a lower bound.
     """
 
     weight_bytes: float
@@ -40,6 +44,10 @@ class Distance(Finding):
     tpot: float
     source: str = "measured at this size"
     title: str = ""
+    where: str = "at this size"
+    counted: str = "counted"
+    ranks: int = 1
+    client_bound: bool = False
 
     @property
     def bytes_per_token(self) -> float:
@@ -64,31 +72,35 @@ class Distance(Finding):
     @property
     def sentence(self) -> str:
         """How near it comes, and where the rest of the time goes as far as that can be said."""
+        each = f" on each of {self.ranks} GPUs" if self.ranks > 1 else ""
         text = (
             f"{self.title + ': m' if self.title else 'M'}easured {rate_text(self.measured)} tokens/s at concurrency 1, "
             f"{self.fraction:.0%} of the {rate_text(self.predicted)} that memory allows (predicted: "
-            f"{self.bandwidth / GB:.3g} GB/s over {bytes_text(self.bytes_per_token)} a token)."
+            f"{self.bandwidth / GB:.3g} GB/s {self.where} over {bytes_text(self.bytes_per_token)} a token{each})."
         )
+        if self.client_bound:
+            text += " The client could not keep up, so the measured rate is a lower bound."
         if self.fraction > 1.02:
             return (
-                f"{text} More than the bound means that a token reads fewer bytes than counted, or from a nearer cache "
-                "than the bandwidth was measured in."
+                f"{text} More than the bound: likely, not measured here, a token reads fewer bytes than counted, or "
+                "from a nearer cache than the bandwidth was measured in."
             )
         reading = time_text(1 / self.predicted)
         rest = time_text(self.tpot - 1 / self.predicted)
         if self.fraction >= 0.7:
             return f"{text} Reading takes {reading} of the {time_text(self.tpot)} a token: bandwidth is the limit."
         return (
-            f"{text} Reading would take {reading}, and a token takes {time_text(self.tpot)}: the other {rest} go into "
-            "starting operations, sampling, and the server's own work, which matter most for a small model."
+            f"{text} Reading would take {reading}, and a token takes {time_text(self.tpot)}: the other {rest} are not "
+            "reading; they have not been split further."
         )
 
     def table(self) -> "Table":
         """The figures, one a row."""
+        each = f", each of {self.ranks} GPUs" if self.ranks > 1 else ""
         rows = [
-            ("weights read for a token", bytes_text(self.weight_bytes), "counted"),
-            ("keys and values read for a token", bytes_text(self.kv_bytes), "predicted: at the mean context"),
-            ("bandwidth", f"{self.bandwidth / GB:.3g} GB/s", self.source),
+            (f"weights read for a token{each}", bytes_text(self.weight_bytes), self.counted),
+            (f"keys and values read for a token{each}", bytes_text(self.kv_bytes), "predicted: at the mean context"),
+            (f"bandwidth {self.where}", f"{self.bandwidth / GB:.3g} GB/s", self.source),
             ("tokens/s at best", rate_text(self.predicted), "predicted: bandwidth over bytes"),
             ("tokens/s", rate_text(self.measured), "measured: 1 over the median time per output token"),
             ("measured of predicted", f"{self.fraction:.0%}", ""),
@@ -112,7 +124,15 @@ def weights_read(shape: "Shape", precision: str = "fp16", stored: int | None = N
 
 
 def distance(
-    what: Any, shape: "Shape", bandwidth: "float | ReadSpeed", weights: int, kv: str | None = None, source: str = ""
+    what: Any,
+    shape: "Shape",
+    bandwidth: "float | ReadSpeed",
+    weights: int,
+    kv: str | None = None,
+    source: str = "",
+    ranks: int = 1,
+    cache: int | None = None,
+    counted: str = "counted",
 ) -> Distance:
     """How near a single user's speed comes to what memory allows.
 
@@ -120,9 +140,12 @@ def distance(
         what: a sweep, result or point; its load of concurrency 1 is looked at.
         shape: of the model (:meth:`helpers.memory.Shape.of`).
         bandwidth: bytes a second; from :func:`bandwidth_at` with as many bytes as a token reads.
-        weights: bytes of them that a token reads, from :func:`weights_read`.
+        weights: bytes of them that a token reads, from :func:`weights_read`; all ranks together.
         kv: what the KV cache is kept in, a key of :data:`helpers.memory.KV_BYTES`.
         source: where the bandwidth comes from, in words; empty for what it says itself.
+        ranks: of the engine; each reads its share on a GPU of its own, at the same time.
+        cache: bytes of the last-level cache; None if not known.
+        counted: how the weights were counted, in words.
 
     Raises:
         WorkshopError: no load of concurrency 1 has a time per output token, or the bandwidth or the weights are not
@@ -143,8 +166,14 @@ def distance(
             f"A bandwidth of {speed} bytes/s and {weights} bytes of weights bound nothing: give numbers above 0."
         )
     said = source or ("given" if isinstance(bandwidth, int | float) else bandwidth.sentence)
-    kv_bytes = kv_bytes_per_token(shape, kv) * (one.context or 0.0)
-    return Distance(weights, kv_bytes, speed, one.tpot, said, one.title)
+    kv_bytes = kv_bytes_per_token(shape, kv) * (one.context or 0.0) / ranks
+    where = "at this size"
+    if not isinstance(bandwidth, int | float) and bandwidth.label:  # a datasheet's
+        where = "of memory"
+    elif cache is not None and weights / ranks + kv_bytes <= cache:
+        where = "in cache"
+    bound = bool(one.client_bound)
+    return Distance(weights / ranks, kv_bytes, speed, one.tpot, said, one.title, where, counted, ranks, bound)
 
 
 def bandwidth_at(working_set: float, machine: "Machine | None" = None) -> "ReadSpeed":
@@ -155,7 +184,7 @@ def bandwidth_at(working_set: float, machine: "Machine | None" = None) -> "ReadS
         machine: from :func:`helpers.hardware.look`; None to look.
 
     Raises:
-        WorkshopError: no whole number of bytes, or nothing could be measured.
+        WorkshopError: fewer than 4,096 bytes, or nothing could be measured.
     """
     from helpers import hardware
     from helpers.hardware.limits import read_speed

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from helpers.bench.load import Load
-from helpers.bench.results.metrics import CLIENT_BOUND, METRICS, NONE, Metric, Over
+from helpers.bench.results.metrics import CLIENT_BOUND, METRICS, NONE, Metric, Over, Summary
 from helpers.bench.results.result import Result, Sweep
 from helpers.cards import Shown, ShownAsTable, Table, counted
 from helpers.errors import WorkshopError
@@ -62,6 +62,35 @@ _MINOR: tuple[tuple[str, Callable[[Load], Any]], ...] = (
 )
 
 
+def verdict(first: Over, second: Over) -> str:
+    """:data:`LARGER`, :data:`WITHIN`, or :data:`UNKNOWN` with fewer than :data:`RUNS` runs of one of them."""
+    if min(first.runs, second.runs) < RUNS:
+        return UNKNOWN
+    return LARGER if first.high < second.low or second.high < first.low else WITHIN
+
+
+def chance(first: int, second: int) -> float:
+    """How often so many runs of equal servers would lie apart by chance.
+
+    Args:
+        first, second: runs of each.
+    """
+    return 2 / math.comb(first + second, first)
+
+
+def rule(first: int, second: int) -> str:
+    """What a verdict on so many runs rests on, in a sentence.
+
+    Args:
+        first, second: runs of each.
+    """
+    text = "A difference counts if the ranges of the runs do not overlap"
+    if min(first, second) < RUNS:
+        return f"{text}, with at least {RUNS} runs each."
+    more = f", so make {SETTLED} runs for what matters" if min(first, second) < SETTLED else ""
+    return f"{text}; equal servers would do so by chance for {chance(first, second):.1%} of figures{more}."
+
+
 @dataclass(frozen=True)
 class Difference:
     """One figure of two results.
@@ -69,7 +98,7 @@ class Difference:
     Attributes:
         metric: which.
         first, second: over the runs of each, in the metric's base unit; None where it is not told.
-        client_bound: True if the client of one of them falsified it.
+        client_bound: True if the client of one of them falsified it, or made it a bound.
     """
 
     metric: Metric
@@ -86,28 +115,23 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """:data:`LARGER`, :data:`WITHIN`, or :data:`UNKNOWN` with fewer than :data:`RUNS` runs of one of them."""
+        """As :func:`verdict`; :data:`CLIENT_BOUND` where the client decided it."""
         if self.first is None or self.second is None:
             return NONE
-        if self.client_bound:
-            return CLIENT_BOUND
-        if min(self.first.runs, self.second.runs) < RUNS:
-            return UNKNOWN
-        apart = self.first.high < self.second.low or self.second.high < self.first.low
-        return LARGER if apart else WITHIN
+        return CLIENT_BOUND if self.client_bound else verdict(self.first, self.second)
 
     @property
     def chance(self) -> float | None:
         """How often runs of equal servers would lie apart like this by chance; None without a verdict."""
         if self.first is None or self.second is None or self.verdict not in (LARGER, WITHIN):
             return None
-        return 2 / math.comb(self.first.runs + self.second.runs, self.first.runs)
+        return chance(self.first.runs, self.second.runs)
 
     @property
     def better(self) -> bool | None:
-        """True if the second is better, whether or not it counts; None if they are equal or neither way is better."""
+        """True if the second is better, whether or not it counts; None if :attr:`change` calls them the same."""
         ratio = self.ratio
-        if ratio is None or ratio == 1 or not self.metric.better:
+        if ratio is None or _alike(ratio) or not self.metric.better:
             return None
         return (ratio > 1) == (self.metric.better == "higher")
 
@@ -117,7 +141,7 @@ class Difference:
         ratio = self.ratio
         if ratio is None:
             return NONE
-        if abs(ratio - 1) < 0.0005:
+        if _alike(ratio):
             return "the same"
         if ratio >= 2:
             return f"{ratio:.2f} times as high"
@@ -145,7 +169,7 @@ class Comparison(ShownAsTable):
         a, b = self.first.summary, self.second.summary
         found = []
         for key in COMPARED:
-            one = Difference(METRICS[key], a.get(key), b.get(key), a.falsified(key) or b.falsified(key))
+            one = Difference(METRICS[key], a.get(key), b.get(key), any(_of_client(one, key) for one in (a, b)))
             if one.first and one.second:
                 found.append(one)
         return found
@@ -180,7 +204,8 @@ class Comparison(ShownAsTable):
         columns = ["figure", *self.names, "ratio", "difference"]
         body = []
         for one in self.differences:
-            shown = [CLIENT_BOUND if one.client_bound else _range(one.metric, over) for over in (one.first, one.second)]
+            hidden = one.client_bound and one.metric.of_client
+            shown = [CLIENT_BOUND if hidden else _range(one.metric, over) for over in (one.first, one.second)]
             ratio = NONE if one.ratio is None else f"{one.ratio:.3f}"
             body.append([one.metric.heading, *shown, ratio, one.verdict])
         runs = f"{self.first.summary.runs} and {self.second.summary.runs} runs"
@@ -206,12 +231,7 @@ class Comparison(ShownAsTable):
     @property
     def rule(self) -> str:
         """What a verdict rests on."""
-        if self.runs < RUNS:
-            return f"A difference counts if the ranges of the runs do not overlap, with at least {RUNS} runs each."
-        chance = next((one.chance for one in self.differences if one.chance), None)
-        odds = f"; equal servers would do so by chance for {chance:.1%} of figures" if chance else ""
-        more = f", so make {SETTLED} runs for what matters" if self.runs < SETTLED and odds else ""
-        return f"A difference counts if the ranges of the runs do not overlap{odds}{more}."
+        return rule(self.first.summary.runs, self.second.summary.runs)
 
 
 @dataclass(frozen=True, repr=False)
@@ -375,6 +395,7 @@ def _range(metric: Metric, over: Over | None) -> str:
 
 
 def _findings(made: Comparison) -> Iterator[str]:
+    """What was found, in at most three sentences."""
     first, second = made.names
     for name, result in zip(made.names, (made.first, made.second), strict=True):
         if not result.summary.whole:
@@ -384,27 +405,53 @@ def _findings(made: Comparison) -> Iterator[str]:
     if not told:
         yield f"{first} and {second} share no figure."
         return
-    for one in told:
-        yield _finding(one, first, second)
-    if made.runs < RUNS:
+    by = {verdict: [one for one in told if one.verdict == verdict] for verdict in (LARGER, UNKNOWN, WITHIN)}
+    apart = by[LARGER] or by[UNKNOWN]
+    if apart:
+        yield f"Against {first}, {second} is {_judged(apart)}{', more than from run to run' if by[LARGER] else ''}."
+    if by[WITHIN]:
+        yield f"Not told apart, since the runs overlap: {'; '.join(map(_values, by[WITHIN]))}."
+    if bound := [one.metric.title for one in told if one.client_bound]:
+        yield f"Not compared, since client-bound: {', '.join(bound)}."
+    elif made.runs < RUNS:
         yield (
-            f"Whether that is more than the difference from run to run cannot be told from "
-            f"{made.first.summary.runs} and {counted(made.second.summary.runs, 'run')}: make {RUNS} or more of each "
-            f"(runs={RUNS})."
+            f"Whether that is more than from run to run cannot be told from {made.first.summary.runs} and "
+            f"{counted(made.second.summary.runs, 'run')}: make {RUNS} or more of each (runs={RUNS})."
         )
 
 
-def _finding(one: Difference, first: str, second: str) -> str:
-    title = one.metric.heading[0].upper() + one.metric.heading[1:]
-    if one.client_bound:
-        return f"{title}: {CLIENT_BOUND}, so it cannot be compared."
-    values = f"{one.metric.number(_value(one.second))} against {one.metric.number(_value(one.first))}"
-    if one.verdict == WITHIN:
-        return f"{title}: {second} and {first} cannot be told apart ({values}; the runs overlap)."
-    what = f"{title}: {second} is {one.change} {'than' if one.change.endswith('er') else 'as'} {first}"
-    judged = {True: ", which is better", False: ", which is worse", None: ""}[one.better]
-    apart = ", more than from run to run" if one.verdict == LARGER else ""
-    return f"{what} ({values}){judged}{apart}."
+def _judged(told: Sequence[Difference]) -> str:
+    """Differences, the better ones first; the judgement is said once for all of a kind."""
+    parts = []
+    for judged, word in ((True, "better"), (False, "worse"), (None, "the same")):
+        if kind := [one for one in told if one.better is judged]:
+            changes = ["" if judged is None else f"{one.change}: " for one in kind]
+            said = [
+                f"{one.metric.title} ({change}{_values(one, named=False)})"
+                for one, change in zip(kind, changes, strict=True)
+            ]
+            parts.append(f"{word} in {_listed(said)}")
+    return "; ".join(parts)
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
+def _values(one: Difference, named: bool = True) -> str:
+    """Second against first, with the unit."""
+    name = f"{one.metric.title} " if named else ""
+    return f"{name}{one.metric.number(_value(one.second))} against {one.metric.text(_value(one.first))}"
+
+
+def _alike(ratio: float) -> bool:
+    """True where a change would be written as 0.0 %."""
+    return abs(ratio - 1) < 0.0005
+
+
+def _of_client(summary: Summary, key: str) -> bool:
+    """True where the client decided a figure."""
+    return summary.falsified(key) or bool(summary.bound(key))
 
 
 def _value(over: Over | None) -> float:
@@ -420,7 +467,6 @@ def _other_differences(first: Result, second: Result) -> Iterator[str]:
         ("toolchain", first.engine.get("toolchain"), second.engine.get("toolchain")),
         ("batch limit", first.max_batch_size, second.max_batch_size),
         ("machine", _machine(first), _machine(second)),
-        ("server", first.target.get("url"), second.target.get("url")),
         ("time stamps", first.target.get("stamps"), second.target.get("stamps")),
     ]
     told = [f"{name} {_said(a or None)} and {_said(b or None)}" for name, a, b in parts if a != b]

@@ -295,17 +295,26 @@ def full_span(rows: Iterable[Row], concurrency: int | None) -> tuple[float, floa
 def full(rows: Iterable[Row], timeline: Timeline, concurrency: int | None) -> tuple[float, float | None]:
     """Seconds for which all requests of a closed loop were in flight, and tokens a second in that time.
 
-    Whole steps of the timeline only. The rate is None below :data:`SHORTEST_FULL` seconds.
+    Whole steps of the timeline only. The rate is None below :data:`SHORTEST_FULL` seconds, and where nobody counted the
+    tokens of a whole answer of that time: they are missing in the timeline.
     """
+    rows = list(rows)
     span = full_span(rows, concurrency)
     if span is None:
         return 0.0, None
     first = math.ceil(span[0] / BUCKET - _SLACK)
     beyond = min(math.floor(span[1] / BUCKET + _SLACK), len(timeline.tokens))
     seconds = max(0, beyond - first) * BUCKET
-    if seconds < SHORTEST_FULL - _SLACK:
+    if seconds < SHORTEST_FULL - _SLACK or any(_uncounted_in(row, span) for row in rows):
         return seconds, None
     return seconds, math.fsum(timeline.tokens[first:beyond]) / seconds
+
+
+def _uncounted_in(row: Row, span: tuple[float, float]) -> bool:
+    """True for a whole answer of this time whose tokens nobody counted."""
+    if not row.ok or row.tokens is not None or row.sent is None or row.ended is None:
+        return False
+    return row.sent < span[1] and row.ended > span[0]
 
 
 def _lateness(row: Row) -> float | None:

@@ -15,6 +15,7 @@ CLIENT_BOUND = "client-bound"
 NONE = "–"
 
 _LOWER, _HIGHER = "lower", "higher"
+_LEAST, _MOST = "at least", "at most"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Metric:
         better: ``lower``, ``higher``, or empty where neither is.
         scale: shown units in a base unit: 1000 for milliseconds.
         of_client: True if a client that does not keep up falsifies it.
+        bound: what such a client makes of a figure that it does not falsify: ``at least``, ``at most``, or empty for
+            nothing.
     """
 
     key: str
@@ -40,6 +43,7 @@ class Metric:
     better: str = ""
     scale: float = 1.0
     of_client: bool = False
+    bound: str = ""
 
     @property
     def heading(self) -> str:
@@ -62,9 +66,16 @@ def number(value: float) -> str:
     return f"{value:,.{places}f}"
 
 
-def _time(key: str, title: str, read: Callable[[Figures], float | None], of_client: bool = False) -> Metric:
+def _time(
+    key: str, title: str, read: Callable[[Figures], float | None], of_client: bool = False, bound: str = ""
+) -> Metric:
     family = key.rpartition("_p")[0]
-    return Metric(key, title, "ms", family, read, _LOWER, 1000.0, of_client)
+    return Metric(key, title, "ms", family, read, _LOWER, 1000.0, of_client, bound)
+
+
+def _rate(key: str, title: str, read: Callable[[Figures], float | None], unit: str = "tokens/s") -> Metric:
+    family = key.rpartition("_p")[0] if key.startswith("per_user") else key
+    return Metric(key, title, unit, family, read, _HIGHER, bound=_LEAST)
 
 
 _LISTED = (
@@ -78,24 +89,24 @@ _LISTED = (
     _time("itl_p50", "ITL p50", lambda f: f.itl.p50, True),
     _time("itl_p95", "ITL p95", lambda f: f.itl.p95, True),
     _time("itl_p99", "ITL p99", lambda f: f.itl.p99, True),
-    _time("tpot_p50", "TPOT p50", lambda f: f.tpot.p50),
-    _time("tpot_p95", "TPOT p95", lambda f: f.tpot.p95),
-    _time("tpot_p99", "TPOT p99", lambda f: f.tpot.p99),
+    _time("tpot_p50", "TPOT p50", lambda f: f.tpot.p50, bound=_MOST),
+    _time("tpot_p95", "TPOT p95", lambda f: f.tpot.p95, bound=_MOST),
+    _time("tpot_p99", "TPOT p99", lambda f: f.tpot.p99, bound=_MOST),
     _time("e2e_p50", "whole answer p50", lambda f: f.e2e.p50, True),
     _time("e2e_p95", "whole answer p95", lambda f: f.e2e.p95, True),
     _time("e2e_p99", "whole answer p99", lambda f: f.e2e.p99, True),
-    Metric("per_user_p50", "per user p50", "tokens/s", "per_user", lambda f: f.per_user.p50, _HIGHER),
-    Metric("per_user_p5", "per user, slowest 5 %", "tokens/s", "per_user", lambda f: f.per_user.p5, _HIGHER),
-    Metric("output_rate", "output", "tokens/s", "output_rate", lambda f: f.output_rate, _HIGHER),
-    Metric("total_rate", "input and output", "tokens/s", "total_rate", lambda f: f.total_rate, _HIGHER),
-    Metric("full_rate", "output, all in flight", "tokens/s", "full_rate", lambda f: f.full_rate, _HIGHER),
-    Metric("request_rate", "answers", "requests/s", "request_rate", lambda f: f.request_rate, _HIGHER),
+    _rate("per_user_p50", "per user p50", lambda f: f.per_user.p50),
+    _rate("per_user_p5", "per user, slowest 5 %", lambda f: f.per_user.p5),
+    _rate("output_rate", "output", lambda f: f.output_rate),
+    _rate("total_rate", "input and output", lambda f: f.total_rate),
+    _rate("full_rate", "output, all in flight", lambda f: f.full_rate),
+    _rate("request_rate", "answers", lambda f: f.request_rate, "requests/s"),
     Metric("in_flight", "in flight, mean", "", "in_flight", lambda f: f.in_flight),
     Metric("tokens_per_event", "tokens per event", "", "tokens_per_event", lambda f: f.tokens_per_event),
     Metric("events_per_read", "events per read", "", "events_per_read", lambda f: f.events_per_read),
     Metric("prompt_tokens", "prompt, mean", "tokens", "prompt_tokens", lambda f: f.prompt.mean),
     Metric("answer_tokens", "answer, mean", "tokens", "answer_tokens", lambda f: f.answer.mean),
-    _time("late_p99", "sent late p99", lambda f: f.late.p99),
+    _time("late_p99", "sent late p99", lambda f: f.health.late_p99 if f.late.n else None),
     Metric("whole", "answered whole", "requests", "failed", lambda f: f.whole, _HIGHER),
     Metric("failed", "failed", "requests", "failed", lambda f: f.failed_count, _LOWER),
 )
@@ -180,6 +191,10 @@ class Summary:
         bound = self.gaps_bound if METRICS[key].definition == "itl" else self.client_bound
         return bool(bound) and METRICS[key].of_client
 
+    def bound(self, key: str) -> str:
+        """``at least`` or ``at most`` where a client that did not keep up makes a figure a bound; else empty."""
+        return METRICS[key].bound if self.client_bound else ""
+
     def value(self, key: str) -> float | None:
         """The median over runs in the base unit; None if there is none, or if the client falsified it."""
         found = self.get(key)
@@ -193,10 +208,11 @@ class Summary:
         return CLIENT_BOUND if self.falsified(key) else METRICS[key].number(found.value)
 
     def text(self, key: str) -> str:
-        """The median with its unit, and the range where there are several runs."""
+        """The median with its unit, and the range where there are several runs; a bound is called one."""
         found, metric = self.get(key), METRICS[key]
         if found is None or self.falsified(key):
             return self.number(key)
+        median_ = f"{self.bound(key)} {metric.text(found.value)}".lstrip()
         if found.runs == 1:
-            return metric.text(found.value)
-        return f"{metric.text(found.value)} ({metric.number(found.low)} to {metric.number(found.high)})"
+            return median_
+        return f"{median_} ({metric.number(found.low)} to {metric.number(found.high)})"

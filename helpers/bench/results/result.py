@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from helpers.toolchains.base import Engine
     from helpers.toolchains.serving import ServeOptions
 
-FORMAT = 1
 FOLDER = "benchmarks"
 """Where results are kept, below the workspace."""
 
@@ -56,11 +55,8 @@ SWEEP_COLUMNS = (
     "per_user_p5",
     "ttft_p50",
     "ttft_p95",
-    "ttft_p99",
-    "itl_p50",
-    "itl_p99",
 )
-"""The figures in a sweep's table; one that no load has is left out of it."""
+"""The figures in a sweep's table, as many as a page has room for; one that no load has is left out of it."""
 
 _RUN_COLUMNS = ("output_rate", "per_user_p50", "ttft_p50", "ttft_p99", "itl_p50", "itl_p99")
 _DERIVED = ("ttft_ms", "e2e_ms", "tpot_ms", "tokens_per_second", "late_ms")
@@ -87,6 +83,7 @@ class Result(Shown):
         engine: what was served, from its manifest; empty where that is not known.
         serving: what the server was told, such as its ``sizes``; empty where that is not known.
         recipe: the recipe's name; empty if there was none.
+        notes: what the load generator said of the load, in sentences.
         meanings: definitions of the figures, as they were when it was measured.
     """
 
@@ -102,6 +99,7 @@ class Result(Shown):
     engine: Mapping[str, Any] = field(default_factory=dict)
     serving: Mapping[str, Any] = field(default_factory=dict)
     recipe: str = ""
+    notes: Sequence[str] = ()
     meanings: Definitions = field(default_factory=definitions.current)
 
     @classmethod
@@ -213,14 +211,20 @@ class Result(Shown):
         return Table(columns, body, f"Measured: {self.name}", self.sentence)
 
     def card(self) -> Card:
-        """The key figures."""
-        return Card(f"Benchmark: {self.name}", telling.facts(self), self.sentence)
+        """All figures, those that one looks for first."""
+        return Card(f"Benchmark: {self.name}", {**telling.key_facts(self), **telling.other_facts(self)}, self.sentence)
 
     def __str__(self) -> str:
         return f"{self.card()}\n{MEANINGS}"
 
     def _repr_html_(self) -> str:
-        return self.card()._repr_html_() + self.meanings._repr_html_()
+        first, others = (
+            {label.replace(" ", "\u00a0"): text for label, text in facts.items()}  # a label is not wrapped
+            for facts in (telling.key_facts(self), telling.other_facts(self))
+        )
+        card = Card(f"Benchmark: {self.name}", first, self.sentence)._repr_html_()
+        fold = f"<details><summary>All figures</summary>{Card('The other figures', others)._repr_html_()}</details>"
+        return card + fold + self.meanings._repr_html_()
 
 
 @dataclass(frozen=True, repr=False)
@@ -271,16 +275,19 @@ class Sweep(Shown):
         """One row a load: medians over its runs."""
         keys = [key for key in SWEEP_COLUMNS if any(one.summary.get(key) for one in self.results)]
         heading, loads = self._loads()
-        columns = [heading, "whole", "failed", *(METRICS[key].heading for key in keys)]
+        failed = any(one.summary.failed for one in self.results)
+        columns = [heading, *(["whole", "failed"] if failed else []), *(METRICS[key].heading for key in keys)]
         body = []
         for one, load in zip(self.results, loads, strict=True):
             told = one.summary
-            body.append([load, f"{told.whole:,}", f"{told.failed:,}", *map(told.number, keys)])
+            counts = [f"{told.whole:,}", f"{told.failed:,}"] if failed else []
+            body.append([load, *counts, *map(told.number, keys)])
         lengths = {telling.lengths(one.load) for one in self.results}
         runs = {one.summary.runs for one in self.results}
         said = [f"Measured: {self.name}" if self.name else "Measured", *(lengths if len(lengths) == 1 else ())]
         said += [f"medians of {count} runs" for count in runs if len(runs) == 1 and count > 1]
-        return Table(columns, body, ", ".join(said), self.sentence, whole=(heading,))
+        note = f"{self.sentence} All figures of every load: frame().".lstrip()
+        return Table(columns, body, ", ".join(said), note, whole=(heading,))
 
     def _loads(self) -> tuple[str, list[str]]:
         """The first column: its heading, and what tells one load from another."""
@@ -365,6 +372,7 @@ def read(folder: Path) -> Result:
             engine=told.get("engine", {}),
             serving=told.get("serving", {}),
             recipe=str(told.get("recipe", "")),
+            notes=[str(note) for note in measured.get("notes", ())],
             meanings=Definitions.from_told(told["definitions"]) if "definitions" in told else definitions.current(),
         )
     except _UNREADABLE as error:
@@ -396,10 +404,10 @@ def _measured(folder: Path) -> dict[str, Any]:
         WorkshopError: there is nothing, or it is of another format.
     """
     told = _json(folder / MEASURED)
-    if told.get("format") != FORMAT:
+    if told.get("format") != rows.FORMAT:
         raise WorkshopError(
             f"{folder / MEASURED} has the format {told.get('format')!r}, and this release of the helpers reads "
-            f"{FORMAT}. Measure again."
+            f"{rows.FORMAT}. Measure again."
         )
     return told
 
@@ -469,7 +477,7 @@ def describe(
     bare = read(folder)
     served = asdict(serving) if serving else {"sizes": {"max_batch_size": max_batch_size}} if max_batch_size else {}
     told = {
-        "format": FORMAT,
+        "format": rows.FORMAT,
         "title": name or title or (engine.full_title if engine else bare.title),
         "created": bare.created,
         "load": bare.load.told(),

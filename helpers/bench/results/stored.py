@@ -16,7 +16,8 @@ from helpers.bench import rows
 if TYPE_CHECKING:
     from helpers.toolchains.base import Engine
 
-MEASURED, REQUESTS, RESULT, RECORDS = "measured.json", "requests.csv", "result.json", "records.jsonl"
+MEASURED, REQUESTS = rows.MEASURED_FILE, rows.REQUESTS_FILE
+RESULT, RECORDS = "result.json", "records.jsonl"
 """The files of a result; the load generator writes the first two."""
 
 _SIZES = ("max_batch_size", "max_num_tokens", "max_input_len", "max_seq_len")
