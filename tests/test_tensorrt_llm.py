@@ -16,10 +16,12 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from bench_folders import steady, write
 from conftest import runs, until
 from doubles import make_release, pod
 
 from helpers import workspace
+from helpers.bench.load import Load
 
 pytestmark = pytest.mark.slow
 
@@ -144,6 +146,9 @@ def test_a_recipe_is_built_and_served_by_trtllm_serve(on, homes, pythons, tmp_pa
         asked = {"model": engine.name, "prompt": "Soyer", "max_tokens": 4, "temperature": 0}
         answer = httpx.post(f"{told[0]}/v1/completions", json=asked).json()
         assert answer["usage"]["completion_tokens"] == 4
+        words = ("--concurrency", "2", "--requests", "4", "--input", "20", "--output", "8")
+        measured = on("rtx-4090", "bench", told[0], *words)
+        assert "4 answered whole, 0 not, in 1 run" in measured.stdout, measured.stdout + measured.stderr
         started = psutil.Process(served.pid).children(recursive=True)
         settings = [word for one in started for word in one.cmdline() if word.endswith("llm_options.yaml")]
         assert bool(settings) is (kv == "int8"), "only an engine without block reuse needs the file"
@@ -151,6 +156,30 @@ def test_a_recipe_is_built_and_served_by_trtllm_serve(on, homes, pythons, tmp_pa
         served.send_signal(signal.SIGTERM)
         served.wait(30)
     until(lambda: not any(runs(one.pid) for one in started), 10, "the end of every process of the server")
+
+
+def test_trtllm_bench_runs_the_load_of_a_result_and_its_figures_stand_beside_ours(on, homes, pythons, tmp_path):
+    assert on("rtx-4090", "build", "--precision", "fp16").returncode == 0
+    folder, _ = engine_of(homes, "rtx-4090", "fp16")
+    load = Load(concurrency=2, requests=8, input_tokens=20, output_tokens=11)
+    write(tmp_path, load, [steady()])
+    code = (
+        "from pathlib import Path\n"
+        "from types import SimpleNamespace\n"
+        "from helpers import workspace\n"
+        "from helpers.bench import on_gpu, reopen\n"
+        "from helpers.toolchains.base import Engine\n"
+        f"found = workspace.find(Path({str(folder)!r}))\n"
+        "endpoint = SimpleNamespace(engine=Engine(found.path, found.manifest), url='http://127.0.0.1:8000/v1')\n"
+        f"print(on_gpu.here(on_gpu.BENCH, endpoint, reopen({str(tmp_path)!r})))\n"
+    )
+    environment = variables("rtx-4090", homes, pythons)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=workspace.REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^output, tokens/s +[\d.,]+ +146\.7 ", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"trtllm-bench measured [\d.,]+ output tokens/s, ", done.stdout)
 
 
 def text(file: Path) -> str:

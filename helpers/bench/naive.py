@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers import processes
 from helpers.bench.results.figures import Spread
-from helpers.bench.results.metrics import number
+from helpers.bench.results.metrics import CLIENT_BOUND, NONE, number
 from helpers.cards import Card, Shown, ShownAsTable, Table
 from helpers.errors import WorkshopError
 
@@ -27,7 +27,6 @@ WORKER = Path(__file__).parents[1] / "workers" / "naive_benchmark.py"
 
 _LIMIT = 600.0  # seconds for all of it
 _SAME = 0.02  # of a figure: less than that is no effect
-_NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -122,23 +121,30 @@ class Naive(Shown):
         """Its throughput: chunks over the time of all waves."""
         return self.chunks / self.seconds
 
-    def beside(self, result: "Result") -> "Beside":
+    def beside(self, result: "Result", burst: "Result | None" = None) -> "Beside":
         """Its figures beside those of the load generator, at the same server and the same concurrency.
 
         Args:
             result: from :func:`helpers.bench.run`.
+            burst: the same with ``ramp=0``, so that its requests start all at once too: it separates the effect of that
+                from the others.
 
         Raises:
-            WorkshopError: the result is of another concurrency, or has no whole answer.
+            WorkshopError: a result is of another concurrency, or has no whole answer.
         """
-        if result.load.concurrency != self.concurrency:
-            raise WorkshopError(
-                f"The naive program had {self.concurrency} requests at once, and this result is of "
-                f"another load: {result.load.kind}. Measure concurrency {self.concurrency} and compare with that."
-            )
-        if not result.summary.whole:
-            raise WorkshopError("This result has no whole answer, so there is nothing to compare with. Measure again.")
-        return Beside(self, result)
+        for one in (result, burst):
+            if one is None:
+                continue
+            if one.load.concurrency != self.concurrency:
+                raise WorkshopError(
+                    f"The naive program had {self.concurrency} requests at once, and this result is of "
+                    f"another load: {one.load.kind}. Measure concurrency {self.concurrency} and compare with that."
+                )
+            if not one.summary.whole:
+                raise WorkshopError(
+                    "This result has no whole answer, so there is nothing to compare with. Measure again."
+                )
+        return Beside(self, result, burst)
 
     def card(self) -> Card:
         """What the program prints, and what it does not."""
@@ -169,28 +175,38 @@ class Effect:
     Attributes:
         mistake: in a few words.
         figure: which one it spoils, with its unit.
-        naive, right: the figure with and without the mistake.
+        naive: the figure of the naive program.
+        ours: that of the load generator.
         told: a sentence on it.
+        burst: that of the load generator when it starts all at once as well.
     """
 
     mistake: str
     figure: str
     naive: str
-    right: str
+    ours: str
     told: str
+    burst: str = NONE
 
 
 @dataclass(frozen=True, repr=False)
 class Beside(ShownAsTable):
-    """The naive benchmark beside the load generator: one row a mistake."""
+    """The naive benchmark beside the load generator: one row a mistake.
+
+    Attributes:
+        naive: the one.
+        result: the other, in its stride.
+        burst: the other, started all at once; None if that was not measured.
+    """
 
     naive: Naive
     result: "Result"
+    burst: "Result | None" = None
 
     @property
     def effects(self) -> list[Effect]:
-        """One for each mistake; computed from the two measurements."""
-        return [self._chunks(), self._at_once(), self._mean(), self._prompt(), self._warm_up()]
+        """One for each mistake; computed from the measurements."""
+        return [self._chunks(), self._at_once(), self._mean(), self._prompt()]
 
     @property
     def sentence(self) -> str:
@@ -199,47 +215,51 @@ class Beside(ShownAsTable):
 
     def table(self) -> Table:
         """One row a mistake."""
-        rows = [(one.mistake, one.figure, one.naive, one.right) for one in self.effects]
+        middle = ["ours, all at once"] if self.burst else []
+        rows = [
+            (one.mistake, one.figure, one.naive, *([one.burst] if self.burst else []), one.ours) for one in self.effects
+        ]
         caption = f"Measured: the naive benchmark and ours, concurrency {self.naive.concurrency}"
-        return Table(("mistake", "figure", "naive", "without it"), rows, caption, self.sentence)
+        return Table(("mistake", "figure", "naive", *middle, "ours"), rows, caption, self.sentence)
+
+    def _of_burst(self, key: str) -> str:
+        """A figure of the burst as it is shown."""
+        return self.burst.summary.number(key) if self.burst else NONE
 
     def _chunks(self) -> Effect:
         naive = self.naive
         told, made = naive.tokens, naive.chunks
-        wrong = number(naive.tokens_per_second)
-        named = ("counts chunks as tokens", "output tokens/s")
         if told is None:
-            return Effect(
-                *named, wrong, _NONE, "The server did not count its tokens, so nobody knows how many chunks had."
-            )
-        right = number(told / naive.seconds)
-        if told == made:
+            text = "The server did not count its tokens, so nobody knows how many chunks had."
+        elif told == made:
             text = f"Here every chunk is one token ({made:,} of both), so counting chunks does no harm: at this server."
         else:
             way = "too low" if made < told else "too high"
             text = (
                 f"It counted {made:,} chunks for {told:,} tokens, so its tokens/s are {abs(made / told - 1):.1%} {way}."
             )
-        return Effect(*named, wrong, right, text)
+        return Effect(
+            "counts chunks as tokens",
+            "output tokens/s",
+            number(naive.tokens_per_second),
+            self.result.summary.number("output_rate"),
+            text,
+            self._of_burst("output_rate"),
+        )
 
     def _at_once(self) -> Effect:
         """Its TTFT against that of requests that met a server in its stride, mean against mean."""
-        figures = self.result.figures
-        waits = [row.ttft for run in self.result.runs for row in run.rows if row.ok and row.ttft is not None]
-        later = [row for run in self.result.runs for row in run.rows if row.ok and not row.first_wave]
-        steady = [row.ttft for row in later if row.ttft is not None] or waits
-        wrong, right = self.naive.mean_ttft, fmean(steady)
+        wrong, right = self.naive.mean_ttft, _mean_ttft(self.result, steady=True)
         named = ("starts all at once", "TTFT, mean, ms")
-        if bound := next((one.client_bound for one in figures if one.client_bound), ""):
-            return Effect(*named, _ms(wrong), "client-bound", f"Our client could not keep up ({bound}): no comparison.")
+        if bound := self.result.summary.client_bound:
+            return Effect(*named, _ms(wrong), CLIENT_BOUND, f"Our client could not keep up ({bound}): no comparison.")
         if self.naive.concurrency == 1:
             text = "One request at a time has no queue to wait in"
             text += f", so the mean TTFT stays comparable: {_ms(wrong)} against {_ms(right)} ms."
-            return Effect(*named, _ms(wrong), _ms(right), text)
-        if wrong > (1 + _SAME) * right:
+        elif wrong > (1 + _SAME) * right:
             text = (
-                f"Started all at once, its requests wait for each other: a mean TTFT of {_ms(wrong)} ms, where "
-                f"requests that come one by one wait {_ms(right)} ms ({wrong / right:.1f} times){self._longer()}."
+                f"Started all at once, its requests had their first token after {_ms(wrong)} ms on average, ours after "
+                f"{_ms(right)} ms, since they come one by one ({wrong / right:.1f} times). {self._why(wrong, right)}"
             )
         elif wrong < (1 - _SAME) * right:
             text = (
@@ -248,14 +268,32 @@ class Beside(ShownAsTable):
             )
         else:
             text = f"Starting all at once makes no difference here: {_ms(wrong)} against {_ms(right)} ms."
-        return Effect(*named, _ms(wrong), _ms(right), text)
+        burst = self.burst
+        shown = NONE if burst is None else CLIENT_BOUND if burst.summary.client_bound else _ms(_mean_ttft(burst))
+        return Effect(*named, _ms(wrong), _ms(right), text, shown)
 
-    def _longer(self) -> str:
-        """What else lengthens its TTFT: prompts that are longer than ours; empty if they are not."""
+    def _why(self, wrong: float, right: float) -> str:
+        """How much of a longer wait is the start all at once, as far as it was measured."""
+        longer = self._longer()
+        if self.burst is None or self.burst.summary.client_bound:
+            if longer:
+                return f"The start adds to it, as do prompts {longer:.1f} times as long; here they are not separated."
+            return "How much of it is the start is not separated here."
+        own = _mean_ttft(self.burst)
+        share = (own - right) / (wrong - right)
+        rest = f", such as its prompts, which are {longer:.1f} times as long" if longer else ""
+        if share <= _SAME:
+            return f"Ours started all at once do not wait longer ({_ms(own)} ms), so it is something else{rest}."
+        if share >= 1 - _SAME:
+            return f"Ours started all at once wait as long ({_ms(own)} ms): it is the start."
+        return f"Ours started all at once wait {_ms(own)} ms: that is {share:.0%} of it, and the rest is not{rest}."
+
+    def _longer(self) -> float:
+        """How many times as long as ours its prompts are; 0 if they are not longer, or nobody counted."""
         own = [one.prompt_tokens for one in self.naive.answered if one.prompt_tokens is not None]
-        ours = [figures.prompt.mean for figures in self.result.figures if figures.prompt.mean is not None]
-        times = own[0] / fmean(ours) if own and ours else 1.0
-        return f"; its prompts are also {times:.1f} times as long" if times > 1 + 2 * _SAME else ""
+        ours = self.result.value("prompt_tokens")
+        times = own[0] / ours if own and ours else 1.0
+        return times if times > 1 + 2 * _SAME else 0.0
 
     def _mean(self) -> Effect:
         """Its own requests: the mean against what it hides."""
@@ -269,15 +307,16 @@ class Beside(ShownAsTable):
             )
         else:
             text = f"Its requests waited alike ({name}: {_ms(worst)} ms), so the mean of {_ms(mean)} ms hides nothing."
-        return Effect("reports the mean only", "TTFT, ms", _ms(mean), f"p50 {_ms(ttft.p50)}, {name} {_ms(worst)}", text)
+        burst = NONE if self.burst is None else _tails(self.burst)
+        return Effect("reports the mean only", "TTFT, ms", _ms(mean), _tails(self.result), text, burst)
 
     def _prompt(self) -> Effect:
         """How long its prompt really was; it is the same for all."""
         naive = self.naive
         told = [one.prompt_tokens for one in naive.answered if one.prompt_tokens is not None]
-        ours = [figures.prompt.mean for figures in self.result.figures if figures.prompt.mean is not None]
         way = "token ids 0, 1, 2, … decoded" if naive.decoded else "the numbers 0, 1, 2, …"
-        text = f"Its {len(naive.answered):,} prompts are one text, {way}: a server that reuses KV blocks reads it once."
+        text = f"Its {len(naive.answered):,} prompts are one text, {way}: a server that reuses KV blocks reads it once"
+        text += ", and may answer its second wave from the cache." if len(naive.waves) > 1 else "."
         if told and told[0] != naive.input_tokens:
             text += f" It has {told[0]:,} tokens where {naive.input_tokens:,} were asked for."
         elif told:
@@ -285,32 +324,11 @@ class Beside(ShownAsTable):
         return Effect(
             "one prompt for all, of token ids" if naive.decoded else "one prompt for all, of numbers",
             f"prompt tokens, {naive.input_tokens:,} asked",
-            f"{told[0]:,}" if told else _NONE,
-            f"{fmean(ours):,.0f}" if ours else _NONE,
+            f"{told[0]:,}" if told else NONE,
+            self.result.summary.number("prompt_tokens"),
             text,
+            self._of_burst("prompt_tokens"),
         )
-
-    def _warm_up(self) -> Effect:
-        """Its first wave, which had only one token of warm-up, against its later ones."""
-        first, *later = [wave for wave in self.naive.waves if any(one.ttft for one in wave.requests)]
-        named = ("warms up with one token", "TTFT, mean, ms")
-        mean = fmean(one.ttft for one in first.requests if one.ttft is not None)
-        waits = [one.ttft for wave in later for one in wave.requests if one.ttft is not None]
-        if not waits:
-            return Effect(
-                *named, _ms(mean), _NONE, "It made one wave only, so what a longer warm-up changes is not known."
-            )
-        after = fmean(waits)
-        if mean > (1 + _SAME) * after:
-            text = (
-                f"Its first wave waited {_ms(mean)} ms on average and the later ones {_ms(after)} ms: one token was no "
-                "warm-up."
-            )
-        elif mean < (1 - _SAME) * after:
-            text = f"Its first wave was no slower ({_ms(mean)} against {_ms(after)} ms): the short warm-up did no harm."
-        else:
-            text = f"Its first wave waited as long as the later ones ({_ms(mean)} and {_ms(after)} ms): no harm here."
-        return Effect(*named, _ms(mean), _ms(after), text)
 
     def _client(self) -> str:
         """What its own work may have added."""
@@ -319,6 +337,27 @@ class Beside(ShownAsTable):
         text = f"The naive program kept {busy:.0%} of a core busy"
         text += f", ours {fmean(ours):.0%}" if ours else ""
         return f"{text}: what a busy client reads late, it reports as the server's."
+
+
+def _mean_ttft(result: "Result", steady: bool = False) -> float:
+    """Mean TTFT of a result's whole answers, in seconds.
+
+    Args:
+        result: with whole answers.
+        steady: leave out the first wave, where there is a later one.
+    """
+    rows = [row for run in result.runs for row in run.rows if row.ok and row.ttft is not None]
+    later = [row for row in rows if not row.first_wave] if steady else []
+    return fmean(row.ttft for row in later or rows if row.ttft is not None)
+
+
+def _tails(result: "Result") -> str:
+    """The median TTFT and the last percentile that there are enough values for."""
+    told = result.summary
+    if told.falsified("ttft_p50"):
+        return CLIENT_BOUND
+    tail = next((p for p in ("p99", "p95", "p90") if told.get(f"ttft_{p}")), None)
+    return f"p50 {told.number('ttft_p50')}" + (f", {tail} {told.number(f'ttft_{tail}')}" if tail else "")
 
 
 def run(
@@ -362,7 +401,11 @@ def run(
 
 
 def _naive(found: dict[str, Any], url: str, decoded: bool, **told: int) -> Naive:
-    """What the program printed, as an object."""
+    """What the program printed, as an object.
+
+    Raises:
+        WorkshopError: not one request was answered.
+    """
     waves = [Wave(wave["seconds"], [Asked(**one) for one in wave["requests"]]) for wave in found["waves"]]
     made = Naive(
         url=url,
@@ -386,7 +429,11 @@ def _naive(found: dict[str, Any], url: str, decoded: bool, **told: int) -> Naive
 
 
 def _answer(command: list[str], limit: float) -> dict[str, Any]:
-    """What the program printed, which ends with this process."""
+    """What the program printed, which ends with this process.
+
+    Raises:
+        WorkshopError: it failed, or took longer than ``limit`` seconds.
+    """
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -413,4 +460,4 @@ def _answer(command: list[str], limit: float) -> dict[str, Any]:
 
 
 def _ms(seconds: float | None) -> str:
-    return _NONE if seconds is None else number(1000 * seconds)
+    return NONE if seconds is None else number(1000 * seconds)

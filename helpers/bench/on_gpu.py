@@ -8,6 +8,7 @@ installed. Options are those of ``data/contract``; tests hold every command agai
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 
 from helpers.bench.load import CHAT, Load
 from helpers.bench.results.metrics import METRICS, NONE, number
-from helpers.cards import Shown, ShownAsTable, Table, boxed, paragraph, preformatted
+from helpers.cards import Card, Shown, ShownAsTable, Table, boxed, paragraph, preformatted
 from helpers.errors import WorkshopError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Same:
         path: of theirs in the JSON file that the program writes.
         ours: key of :data:`helpers.bench.results.metrics.METRICS`; empty for none.
         scale: theirs times this is in our base unit (seconds, tokens a second).
-        differs: what is not the same about it; empty if nothing is.
+        differs: what is not the same about it, as far as it is known; empty if no source tells.
     """
 
     path: str
@@ -54,6 +55,10 @@ class Same:
 
 
 _NO_SERVER = "without a server and a network"
+_RANDOM = (
+    "The prompts of benchmark_serving are random token ids, which the server may count otherwise once they are text: "
+    "compare total_input_tokens in its report with the prompt tokens of ours."
+)
 FIGURES: Mapping[str, Sequence[Same]] = {
     BENCH: (
         Same("performance.system_output_throughput_tok_s", "output_rate", differs=_NO_SERVER),
@@ -61,8 +66,8 @@ FIGURES: Mapping[str, Sequence[Same]] = {
         Same("performance.request_throughput_req_s", "request_rate", differs=_NO_SERVER),
         Same("streaming_metrics.avg_ttft_ms", "ttft_p50", 1e-3, "a mean, and without a server and a network"),
         Same("streaming_metrics.avg_tpot_ms", "tpot_p50", 1e-3, "a mean"),
-        Same("streaming_metrics.token_output_speed_tok_s", "per_user_p50", differs="1 / TPOT as ours; a mean"),
-        Same("performance.output_throughput_per_user_tok_s", "", differs="with the wait for the first token in it"),
+        Same("streaming_metrics.token_output_speed_tok_s", "per_user_p50", differs="a mean"),
+        Same("performance.output_throughput_per_user_tok_s", ""),
         Same("performance.request_latency_percentiles_ms.p50", "e2e_p50", 1e-3, _NO_SERVER),
         Same("performance.request_latency_percentiles_ms.p99", "e2e_p99", 1e-3, _NO_SERVER),
     ),
@@ -98,7 +103,7 @@ def throughput(
         tp_size: number of GPUs.
 
     Raises:
-        WorkshopError: the load is an open loop.
+        WorkshopError: the load is an open loop, or ends by time.
     """
     # Without --backend it is the PyTorch backend, which reads no engine; --max_seq_len must be unset for an engine.
     words = [program, "--model", model, "--model_path", folder, "throughput", "--engine_dir", engine]
@@ -118,6 +123,9 @@ def serving(python: str, model: str, tokenizer: str, url: str, load: Load, folde
         url: where the API begins, such as ``http://127.0.0.1:8000/v1``.
         load: closed or open; where it has a range of lengths, the longest are sent.
         folder, file: where it writes its figures.
+
+    Raises:
+        WorkshopError: the load ends by time.
     """
     parts, chat = urlsplit(url), load.api == CHAT
     path = parts.path.rstrip("/") + ("/chat/completions" if chat else "/completions")
@@ -143,7 +151,7 @@ def dataset(load: Load, tokenizer: Path | None = None) -> Iterator[str]:
         tokenizer: for exact lengths; None makes them roughly as long as asked.
 
     Raises:
-        WorkshopError: the load is a chat.
+        WorkshopError: the load is a chat, or ends by time.
     """
     from helpers.bench.generator import prompts
 
@@ -154,6 +162,21 @@ def dataset(load: Load, tokenizer: Path | None = None) -> Iterator[str]:
         source.calibrate(lambda _: None)
     for number_, prompt in enumerate(source.take(1, _requests(load))):
         yield json.dumps({"task_id": number_, "prompt": prompt.content, "output_tokens": prompt.max_tokens})
+
+
+def write_dataset(load: Load, tokenizer: str | Path, file: str | Path = DATASET) -> None:
+    """Write :func:`dataset` into a file.
+
+    Args:
+        load: of completions.
+        tokenizer: folder of the model's tokenizer; variables in it, such as ``$WORKSHOP_HOME``, are put in.
+        file: that ``trtllm-bench`` reads.
+
+    Raises:
+        WorkshopError: as :func:`dataset`.
+    """
+    lines = [f"{line}\n" for line in dataset(load, Path(os.path.expandvars(tokenizer)))]
+    Path(file).write_text("".join(lines), encoding="utf-8")
 
 
 @dataclass(frozen=True, repr=False)
@@ -172,6 +195,14 @@ class Tools(Shown):
         words = {BENCH: self.bench, SERVING: self.serving}
         return {name: plan.shell_line(command) if command else "" for name, command in words.items()}
 
+    @property
+    def dataset_line(self) -> str:
+        """Python that writes the requests for trtllm-bench; empty where it cannot make this load."""
+        if not self.bench or self.load.api == CHAT:
+            return ""
+        folder = self.bench[self.bench.index("--model_path") + 1]
+        return f'on_gpu.write_dataset(load, "{folder}", "{DATASET}")  # load: that of the result'
+
     def tables(self) -> tuple[Table, ...]:
         """For each program: its figures, and ours."""
         return tuple(_same(name) for name in FIGURES)
@@ -181,13 +212,16 @@ class Tools(Shown):
         return f"{BENCH} sends requests at no rate, so it cannot make this load ({self.load.kind})."
 
     def __str__(self) -> str:
-        parts = [f"# {name}\n{text or self._none}" for name, text in self.commands.items()]
+        parts = [f"# {DATASET}, in Python\n{self.dataset_line}"] if self.dataset_line else []
+        parts += [f"# {name}\n{text or self._none}" for name, text in self.commands.items()]
         return "\n\n".join([*parts, *map(str, self.tables())])
 
     def _repr_html_(self) -> str:
         shown = [
             boxed(name, preformatted(text) if text else paragraph(self._none)) for name, text in self.commands.items()
         ]
+        if self.dataset_line:
+            shown.insert(0, boxed(f"{DATASET}, in Python", preformatted(self.dataset_line)))
         return "".join([*shown, *(table._repr_html_() for table in self.tables())])
 
 
@@ -273,8 +307,9 @@ class Report(ShownAsTable):
             title = metric.heading if metric else same.path.rpartition(".")[2]
             theirs = metric.number(value) if metric else NONE if value is None else number(value)
             ours = self.result.summary.number(same.ours) if self.result and metric else NONE
-            rows.append((title, theirs, ours, same.differs or "nothing"))
-        return Table(("figure", self.program, "ours", "what differs"), rows, f"Measured: {self.program}", self.sentence)
+            rows.append((title, theirs, ours, same.differs or NONE))
+        note = f"{self.sentence} {_RANDOM}" if self.program == SERVING else self.sentence
+        return Table(("figure", self.program, "ours", "what differs"), rows, f"Measured: {self.program}", note)
 
     @property
     def sentence(self) -> str:
@@ -297,7 +332,7 @@ def run(program: str, command: Sequence[str], report: Path, tp_size: int = 1, ti
     Args:
         program: :data:`BENCH` or :data:`SERVING`.
         command: from :func:`throughput` or :func:`serving`.
-        report: the file that the command names.
+        report: the file that the command names; it is started in its folder.
         tp_size: number of GPUs that it uses.
         time_limit: seconds.
 
@@ -313,6 +348,7 @@ def run(program: str, command: Sequence[str], report: Path, tp_size: int = 1, ti
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        cwd=report.parent,
         env=releases.worker_environment(installation, tp_size),
         start_new_session=True,
         preexec_fn=processes.die_with_parent,
@@ -331,6 +367,34 @@ def run(program: str, command: Sequence[str], report: Path, tp_size: int = 1, ti
     return Report(program, json.loads(report.read_text(encoding="utf-8")))
 
 
+def here(program: str, endpoint: "Endpoint", result: "Result") -> "Report | Card":
+    """Run one of the programs with an endpoint's engine under the load of a result, and set its figures beside ours.
+
+    Args:
+        program: :data:`BENCH`, which loads the engine itself and needs the GPU's memory, so with the server stopped; or
+            :data:`SERVING`, which needs the server.
+        endpoint: that ``result`` is of.
+        result: says the load.
+
+    Returns:
+        A card that says why, where there is nothing to be run.
+
+    Raises:
+        WorkshopError: as :func:`tools`, :func:`dataset` and :func:`run`.
+    """
+    if endpoint.engine.toolchain != "tensorrt_llm":
+        return Card(f"{program}: not run", note=f"{endpoint.title}: that is no engine of TensorRT-LLM.")
+    both = tools(result.load, endpoint)
+    with tempfile.TemporaryDirectory() as place:  # the commands name files beside where they are started
+        if program == SERVING:
+            command, report = both.serving, SERVING_REPORT
+        else:
+            command, report = both.bench, BENCH_REPORT
+            model = Path(command[command.index("--model_path") + 1])
+            write_dataset(result.load, model, Path(place) / DATASET)
+        return run(program, command, Path(place) / report, endpoint.engine.tp_size).beside(result)
+
+
 def _start(installation: "Installation", program: str, command: Sequence[str]) -> list[str]:
     """The command with the release's own program or Python in front."""
     first = installation.program(BENCH) if program == BENCH else installation.python
@@ -340,10 +404,10 @@ def _start(installation: "Installation", program: str, command: Sequence[str]) -
 def _same(program: str) -> Table:
     """Which of a program's figures is which of ours."""
     rows = [
-        (same.path, METRICS[same.ours].title if same.ours else NONE, same.differs or "nothing")
-        for same in FIGURES[program]
+        (same.path, METRICS[same.ours].title if same.ours else NONE, same.differs or NONE) for same in FIGURES[program]
     ]
-    return Table(("theirs", "ours", "what differs"), rows, f"Figures of {program} and ours", whole=("theirs",))
+    note = _RANDOM if program == SERVING else ""
+    return Table(("theirs", "ours", "what differs"), rows, f"Figures of {program} and ours", note, whole=("theirs",))
 
 
 def _requests(load: Load) -> int:
@@ -358,6 +422,11 @@ def _requests(load: Load) -> int:
 
 
 def _closed(load: Load, program: str) -> int:
+    """Requests in flight.
+
+    Raises:
+        WorkshopError: the load is an open loop.
+    """
     if load.concurrency is None:
         raise WorkshopError(f"{program} sends requests at no rate. Give a load with a concurrency.")
     return load.concurrency

@@ -102,6 +102,11 @@ class Published(ShownAsTable):
 
         return hardware.by_key(self.gpu).name
 
+    @property
+    def notes(self) -> list[str]:
+        """What the source says beside its figures, a sentence a load."""
+        return [f"published, concurrency {one.concurrency}: {one.note}." for one in self.points if one.note]
+
     def table(self) -> Table:
         """One row a load, with the words that the figure was said in."""
         rows = [(one.concurrency, _rate(one.total_rate), _ms(one.ttft), one.said) for one in self.points]
@@ -110,8 +115,8 @@ class Published(ShownAsTable):
             f"published: {self.model} in {self.precision.upper()} on an {self.gpu_name}, {self.input_tokens:,} tokens "
             f"in and {self.output_tokens:,} out, max_batch_size {self.max_batch_size}"
         )
-        notes = [f"Concurrency {one.concurrency}: {one.note}." for one in self.points if one.note]
-        note = " ".join([f"From {self.source}.", *notes, self.counts, *([self.kv.sentence] if self.kv else [])])
+        kv = [self.kv.sentence] if self.kv else []
+        note = " ".join([f"From {self.source}.", *self.notes, self.counts, *kv])
         return Table(columns, rows, caption, note)
 
 
@@ -148,33 +153,35 @@ class Beside(ShownAsTable):
     @property
     def sentence(self) -> str:
         """What differs, and how throughput grows with the load here and there."""
-        differences = self.differences
-        if differences:
-            text = f"Not as in the published run: {'; '.join(differences)}. Neither says that the other is wrong."
-        else:
-            text = "Model, machine and lengths are those of the published run, so the figures can be compared."
+        # There is always one: where the server is not on this machine, nothing tells what it runs on.
+        text = f"Not as in the published run: {'; '.join(self.differences)}. Neither says that the other is wrong."
         return " ".join(filter(None, [text, self._growth()]))
 
     def _growth(self) -> str:
-        """The step between the two largest published loads, where both were measured too."""
-        steps = [one for one in self.published.points if one.total_rate is not None]
-        if len(steps) < 2:
+        """From half full to full, there and here: each at its own server's limit of the batch."""
+        full = self.published.max_batch_size
+        rates = {one.concurrency: one.total_rate for one in self.published.points}
+        low, high = rates.get(full // 2), rates.get(full)
+        if low is None or high is None:
             return ""
-        low, high = steps[-2:]
-        assert low.total_rate is not None and high.total_rate is not None
-        theirs = high.total_rate / low.total_rate
-        loads = f"From concurrency {low.concurrency} to {high.concurrency}"
-        text = f"{loads} the published throughput grows {theirs:.1f} times"
-        own = [self._own(one.concurrency) for one in (low, high)]
-        rates = [one.value("output_rate") for one in own if one is not None]
-        if len(rates) < 2 or rates[0] is None or rates[1] is None:
-            return f"{text}; here not both were measured."
-        ours = rates[1] / rates[0]
+        theirs = high / low
+        text = f"From half full to full (concurrency {full // 2} to {full}) the published throughput grows "
+        text += f"{theirs:.1f} times"
+        limits = {one.max_batch_size for one in self.results}
+        limit = limits.pop() if len(limits) == 1 else None
+        if limit is None or limit < 2:
+            return f"{text}; here it is not known at which concurrency the server is full."
+        text += f"; here ({limit // 2} to {limit})"
+        own = [self._own(one) for one in (limit // 2, limit)]
+        measured = [one.value("output_rate") if one else None for one in own]
+        if measured[0] is None or measured[1] is None:
+            return f"{text} not both were measured."
+        ours = measured[1] / measured[0]
         if abs(ours / theirs - 1) <= _SAME:
-            return f"{text}, and here it grows as much ({ours:.2f} times)."
+            return f"{text} it grows as much: {ours:.2f} times."
         way = "more" if ours > theirs else "less"
         how = f"grows {way}: {ours:.2f} times" if ours >= 1 else f"falls: to {ours:.2f} of it"
-        return f"{text}; here it {how}."
+        return f"{text} it {how}."
 
     def _own(self, concurrency: int) -> "Result | None":
         return next((one for one in self.results if one.load.concurrency == concurrency), None)
@@ -205,7 +212,7 @@ class Beside(ShownAsTable):
             "published: TTFT, ms",
         )
         caption = f"Measured here, and published of {self.published.model} on an {self.published.gpu_name}"
-        return Table(columns, rows, caption, f"{self.sentence} {self.published.counts}")
+        return Table(columns, rows, caption, " ".join([self.sentence, *self.published.notes, self.published.counts]))
 
 
 def find(key: str = TALK) -> Published:

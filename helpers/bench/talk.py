@@ -1,5 +1,6 @@
 """The talk's benchmark on the server at hand: the same runs, or as much of them as fits (notebook 08)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,11 +11,12 @@ from helpers.cards import ShownAsTable, Table
 
 if TYPE_CHECKING:
     from helpers.serving.endpoint import Endpoint
+    from helpers.toolchains.sizes import Sizes
 
-_CONCURRENCY = (1, 8, 32, 64)  # the talk's 1, 32 and 64, and one between: a curve has a bend or it has none
-_SMALLER = 8  # on a CPU lengths are divided by this: a notebook's minutes instead of an hour
+_BETWEEN = 8  # between the talk's 1 and 32: a curve has a bend or it has none
+_SMALLER, _NTH = 10, "tenth"  # on a CPU lengths are divided by this: a notebook's minutes instead of an hour
 _RUNS = 3  # the fewest that tell a difference from noise
-_FEWEST, _EACH = 8, 2  # requests of a run, and for each in flight
+_FEWEST, _EACH = 20, 2  # requests of a run: enough for a 95th percentile, and as many waves
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,7 +50,7 @@ class Runs(ShownAsTable):
 
 
 def runs(endpoint: "Endpoint") -> Runs:
-    """The talk's runs for a server: concurrency 1, 32 and 64, and past the limit of its batch.
+    """The talk's runs for a server: concurrency 1, 32 and 64, and half its limit of the batch, full, and past it.
 
     Args:
         endpoint: says how long requests may be, how many run at once, and on what.
@@ -57,18 +59,31 @@ def runs(endpoint: "Endpoint") -> Runs:
     their = published.find(published.TALK)
     inputs, outputs = _lengths(their.input_tokens, their.output_tokens, sizes.max_input_len, sizes.max_seq_len, on_gpu)
     limit = sizes.max_batch_size
-    concurrency = sorted({n for n in _CONCURRENCY if n < 2 * limit} | {limit, 2 * limit})
+    talks = [one.concurrency for one in their.points]
+    concurrency = sorted({n for n in (*talks, _BETWEEN) if n < 2 * limit} | {max(1, limit // 2), limit, 2 * limit})
     loads = [
         Load(
             concurrency=n,
-            requests=max(_FEWEST, _EACH * n),
+            requests=_requests(n),
             runs=_RUNS,
             input_tokens=Lengths.of(inputs),
             output_tokens=Lengths.of(outputs),
         )
         for n in concurrency
     ]
-    return Runs(loads, limit, _sentence(their.input_tokens, their.output_tokens, inputs, outputs, on_gpu))
+    said = [_said_of_lengths(their, sizes, inputs, outputs, on_gpu)]
+    if missing := [str(n) for n in talks if n not in concurrency]:
+        listed = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
+        said.append(
+            f"The talk's concurrency {listed} is left out: this server runs {limit:,} at once, so past {2 * limit:,} "
+            "requests would only wait longer."
+        )
+    return Runs(loads, limit, " ".join(said))
+
+
+def _requests(concurrency: int) -> int:
+    """Requests of one run: enough for a 95th percentile, in whole waves."""
+    return concurrency * max(_EACH, math.ceil(_FEWEST / concurrency))
 
 
 def _lengths(inputs: int, outputs: int, longest: int | None, whole: int, on_gpu: bool) -> tuple[int, int]:
@@ -79,9 +94,16 @@ def _lengths(inputs: int, outputs: int, longest: int | None, whole: int, on_gpu:
     return inputs, min(outputs, whole - inputs)
 
 
-def _sentence(their_in: int, their_out: int, inputs: int, outputs: int, on_gpu: bool) -> str:
-    talk = f"The talk sent {their_in:,} tokens in and asked for {their_out:,} out"
-    if (inputs, outputs) == (their_in, their_out):
+def _said_of_lengths(their: "published.Published", sizes: "Sizes", inputs: int, outputs: int, on_gpu: bool) -> str:
+    """How long requests are against the talk's, and what keeps them from being as long."""
+    talk = f"The talk sent {their.input_tokens:,} tokens in and asked for {their.output_tokens:,} out"
+    if (inputs, outputs) == (their.input_tokens, their.output_tokens):
         return f"{talk}; so do these."
-    why = "so that a CPU is done in a minute or two" if not on_gpu else "for this server takes no longer ones"
-    return f"{talk}; these are {inputs:,} in and {outputs:,} out, {why}. Compare shapes with the talk's, not figures."
+    share, why = (1, []) if on_gpu else (_SMALLER, [f"a {_NTH} of it, so that a CPU is done in a minute or two"])
+    short_in, short_out = inputs < their.input_tokens // share, outputs < their.output_tokens // share
+    if short_in and inputs == sizes.max_input_len:
+        why.append(f"this server takes prompts of {inputs:,} at most (max_input_len)")
+    if short_out or (short_in and inputs != sizes.max_input_len):
+        why.append(f"this server takes {sizes.max_seq_len:,} in and out together at most (max_seq_len)")
+    these = f"{talk}; these are {inputs:,} in and {outputs:,} out"
+    return f"{these}: {'; '.join(why)}. Compare shapes with the talk's, not figures."
