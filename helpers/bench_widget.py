@@ -5,14 +5,14 @@ of its own, so the kernel stays free. Where no browser can draw a widget, the re
 """
 
 import html
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from helpers.bench.load import Lengths, Load
 from helpers.bench.session import Session
 from helpers.cards import Shown
 from helpers.errors import WorkshopError
-from helpers.widgets import has_front_end
+from helpers.widgets import button, has_front_end, wide
 
 if TYPE_CHECKING:
     from helpers.bench.results.result import Result
@@ -100,19 +100,19 @@ class Dashboard(Shown):
         most = max(_MOST_USERS, concurrency)
         self.controls: dict[str, Any] = {
             "concurrency": ipywidgets.IntSlider(
-                concurrency, min=1, max=most, description="Concurrency", continuous_update=False, **_wide("34em")
+                concurrency, min=1, max=most, description="Concurrency", continuous_update=False, **wide("34em")
             ),
-            "input": ipywidgets.Text(str(input), description="Prompt (tokens)", **_wide("15em")),
-            "output": ipywidgets.Text(str(output), description="Answer (tokens)", **_wide("15em")),
+            "input": ipywidgets.Text(str(input), description="Prompt (tokens)", **wide("15em")),
+            "output": ipywidgets.Text(str(output), description="Answer (tokens)", **wide("15em")),
             "requests": ipywidgets.BoundedIntText(
-                requests or 0, min=0, max=1_000_000, description="Requests (0: four each)", **_wide("17em")
+                requests or 0, min=0, max=1_000_000, description="Requests (0: four each)", **wide("17em")
             ),
-            "runs": ipywidgets.BoundedIntText(1, min=1, max=100, description="Runs", **_wide("9em")),
+            "runs": ipywidgets.BoundedIntText(1, min=1, max=100, description="Runs", **wide("9em")),
         }
         self.buttons = {
-            "start": _button("Start", "Put this load on the server", self.start, "primary"),
-            "stop": _button("Stop", "End the load and keep what was measured; again: give it up", self.stop),
-            "clear": _button("Clear", "Empty the list; the results stay in the workspace", self.clear),
+            "start": button("Start", "Put this load on the server", self.start, "primary"),
+            "stop": button("Stop", "End the load and keep what was measured; again: give it up", self.stop),
+            "clear": button("Clear", "Empty the list; the results stay in the workspace", self.clear),
         }
         self.status, self.live, self.output = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         lengths = [self.controls[name] for name in ("input", "output", "requests", "runs")]
@@ -147,8 +147,7 @@ class Dashboard(Shown):
 
     def close(self) -> None:
         """End the load, and take the dashboard off the page."""
-        self.session.stop()
-        self.box.close()
+        self.box.close()  # the session sees that nobody looks any more
 
     def draw(self) -> None:
         """Show how things stand; the results only where they have changed, since their picture takes a while."""
@@ -203,16 +202,3 @@ class Dashboard(Shown):
 def _lines(text: str) -> str:
     """A sentence as HTML; several lines, such as those of a log, stay apart."""
     return html.escape(text).replace("\n", "<br>")
-
-
-def _wide(width: str) -> dict[str, Any]:
-    return {"style": {"description_width": "initial"}, "layout": {"width": width, "max_width": "100%"}}
-
-
-def _button(description: str, tooltip: str, act: Callable[[], None], style: str = "") -> Any:
-    """A button with a name and an explanation, which calls a function without arguments."""
-    import ipywidgets
-
-    made = ipywidgets.Button(description=description, tooltip=tooltip, button_style=style, layout={"width": "6em"})
-    made.on_click(lambda _: act())
-    return made

@@ -17,7 +17,7 @@ from helpers.serving import chat as chats
 from helpers.serving.chat import DRAWN_EVERY, Comparison
 from helpers.serving.exchange import Endpoint, Exchange, title
 from helpers.serving.reply import INTERRUPTED, Asked, ChatError, Reply
-from helpers.widgets import has_front_end
+from helpers.widgets import button, has_front_end, wide
 
 EXAMPLE = "What is TensorRT-LLM?"
 """What is asked where nobody can type a question."""
@@ -88,19 +88,19 @@ class _Asking(Shown):
         Asked(EXAMPLE, max_tokens, temperature)  # raises what no server takes
         self.controls: dict[str, Any] = {
             "prompt": ipywidgets.Text(
-                description="Question", placeholder="Type a question, then press Enter", **_wide("40em")
+                description="Question", placeholder="Type a question, then press Enter", **wide("40em")
             ),
             "max_tokens": ipywidgets.BoundedIntText(
-                max_tokens, min=1, max=max(_LONGEST, max_tokens), description="Max tokens", **_wide("14em")
+                max_tokens, min=1, max=max(_LONGEST, max_tokens), description="Max tokens", **wide("14em")
             ),
             "temperature": ipywidgets.FloatSlider(
-                temperature, min=0, max=2, step=0.1, description="Temperature", continuous_update=False, **_wide("24em")
+                temperature, min=0, max=2, step=0.1, description="Temperature", continuous_update=False, **wide("24em")
             ),
         }
         self.buttons = {
-            "send": _button("Send", "Ask this question", self.send, "primary"),
-            "stop": _button("Stop", "Break the answer off", self.stop),
-            "clear": _button("Clear", "Forget what was said", self.clear),
+            "send": button("Send", "Ask this question", self.send, "primary"),
+            "stop": button("Stop", "Break the answer off", self.stop),
+            "clear": button("Clear", "Forget what was said", self.clear),
         }
         self.buttons["stop"].disabled = True
         self.controls["prompt"].on_msg(self._typed)
@@ -385,7 +385,7 @@ class Versus(_Asking):
             value=_TURNS[0],
             description="Ask",
             tooltips=("Each engine has the machine to itself", "The engines share the machine"),
-            **_wide("28em"),
+            **wide("28em"),
         )
         self._lay_out(self.controls["turns"])
         self.endpoints = (left, right)
@@ -449,16 +449,3 @@ class Versus(_Asking):
 
 def _count(exchanges: int) -> str:
     return "oldest question and its answer" if exchanges == 1 else f"{exchanges} oldest questions and their answers"
-
-
-def _wide(width: str) -> dict[str, Any]:
-    return {"style": {"description_width": "initial"}, "layout": {"width": width, "max_width": "100%"}}
-
-
-def _button(description: str, tooltip: str, act: Callable[[], None], style: str = "") -> Any:
-    """A button with a name and an explanation, which calls a function without arguments."""
-    import ipywidgets
-
-    made = ipywidgets.Button(description=description, tooltip=tooltip, button_style=style, layout={"width": "6em"})
-    made.on_click(lambda _: act())
-    return made

@@ -6,7 +6,7 @@ nothing is alive to move them (a page made of an executed notebook), and plain t
 
 import html
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from helpers import hardware, memory, models
@@ -198,3 +198,17 @@ def _slider(description: str, value: int, minimum: int, maximum: int, step: int)
         raise WorkshopError(f"{description} is {value!r}. Give a whole number of at least 1.")
     ends = {"min": min(minimum, value), "max": max(maximum, value), "step": step}
     return ipywidgets.IntSlider(value, description=description, continuous_update=False, **ends, **_LOOK)
+
+
+def wide(width: str) -> dict[str, Any]:
+    """The look of a control that is so wide, as far as the page is."""
+    return {"style": {"description_width": "initial"}, "layout": {"width": width, "max_width": "100%"}}
+
+
+def button(description: str, tooltip: str, act: Callable[[], None], style: str = "") -> Any:
+    """A button with a name and an explanation, which calls a function without arguments."""
+    import ipywidgets
+
+    made = ipywidgets.Button(description=description, tooltip=tooltip, button_style=style, layout={"width": "6em"})
+    made.on_click(lambda _: act())
+    return made

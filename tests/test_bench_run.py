@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -163,8 +164,13 @@ def test_a_rate_makes_an_open_loop_of_any_load_and_a_concurrency_a_closed_one():
     assert (opened.rate, opened.concurrency) == (4.0, None)
     closed = load_of(opened, {"concurrency": 8})
     assert (closed.rate, closed.concurrency) == (None, 8)
+    for concurrency in (1, 8):
+        with pytest.raises(WorkshopError, match="Give one of them"):
+            load_of(None, {"rate": 4.0, "concurrency": concurrency})
     with pytest.raises(WorkshopError, match="Give one of them"):
-        load_of(None, {"rate": 4.0, "concurrency": 8})
+        Load(rate=5.0, concurrency=1)
+    assert (Load().concurrency, Load(rate=5.0).concurrency) == (1, None)
+    assert Load.from_told(Load(rate=5.0).told()) == Load(rate=5.0)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +180,14 @@ def test_a_rate_makes_an_open_loop_of_any_load_and_a_concurrency_a_closed_one():
         ({"input": 8, "input_tokens": 9}, "given twice"),
         ({"concurrency": 0}, "at least 1"),
         ({"output": "long"}, "is no length in tokens"),
+        ({"output": "1" * 5000}, "is no length in tokens"),
+        ({"output": 10**5000}, "more than 999,999,999 tokens"),
+        ({"warmup": 1.5}, "warmup is 1.5. Give a whole number"),
+        ({"extra": [("top_p", 1)]}, "extra is a list"),
+        ({"extra": None}, "extra is a NoneType"),
+        ({"extra": {"top_p": float("nan")}}, "extra has what JSON cannot say"),
+        ({"extra": {"stop": {"a", "b"}}}, "extra has what JSON cannot say"),
+        ({"prompts": 8}, "prompts is a int"),
     ],
 )
 def test_what_is_no_load_is_said_in_a_sentence(asked, said):
@@ -209,8 +223,10 @@ def test_an_address_with_a_password_is_refused_without_showing_it():
 
 def test_a_file_of_prompts_is_found_from_the_notebooks_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    asked = Subject(URL).asked(Load(prompts="prompts.jsonl"), tmp_path)
-    assert asked["load"]["prompts"] == str(tmp_path / "prompts.jsonl")
+    for name in ("prompts.jsonl", Path("prompts.jsonl")):
+        asked = Subject(URL).asked(Load(prompts=name), tmp_path)
+        assert asked["load"]["prompts"] == str(tmp_path / "prompts.jsonl")
+        assert json.dumps(Load(prompts=name).told())
 
 
 def test_the_key_is_not_written(tmp_path, monkeypatch):
@@ -417,6 +433,15 @@ def test_a_session_that_nobody_looks_at_ends_its_load():
     until(lambda: one.samples)
     seen.append("the page was closed")
     assert one.wait(15) and one.results[0].interrupted
+
+
+def test_a_session_that_nobody_looks_at_stops_its_load_once_and_does_not_force_it():
+    one = session(wanted=lambda: False)
+    one.start(extra={"script": "deaf"})
+    until(lambda: one._measuring.stopping)
+    assert not one.wait(1.5) and one._measuring._stops == 1
+    one.stop()
+    assert one.wait(10)
 
 
 def test_the_panel_says_in_words_what_it_draws():

@@ -32,7 +32,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     load.add_argument("--seconds", type=float, help="send none later than this after a run began")
     load.add_argument("--runs", type=int, default=1, help="several tell noise from a difference (default: 1)")
     load.add_argument("--warmup", type=int, help="requests before them (default: one for each in flight, at most 64)")
-    load.add_argument("--ramp", type=float, help="seconds over which the first are spread (default: one's length)")
+    load.add_argument("--ramp", type=float, help="seconds over which the first are spread (default: a warm-up's, or 0)")
     load.add_argument("--input", default="128", metavar="TOKENS", help="of a prompt: 128, or 100-200")
     load.add_argument("--output", default="128", metavar="TOKENS", help="of an answer: 128, or 100-200")
     load.add_argument("--prompts", metavar="FILE", help='one JSON object a line, {"prompt": …} or {"messages": …}')
@@ -52,41 +52,72 @@ def main(asked: argparse.Namespace) -> int:
     """Measure each load, write it down and print it; 130 if it was stopped by hand.
 
     Raises:
-        WorkshopError: options that make no load, or nothing to measure.
+        WorkshopError: options that make no load, or nothing to measure. What was measured before it is printed.
+        KeyboardInterrupt: stopped before anything was measured.
     """
-    results = []
+    results: list[Result] = []
+    problem: WorkshopError | KeyboardInterrupt | None = None
     loads = _loads(asked)
-    _check_out(asked.out)
     for number, load in enumerate(loads, 1):
-        result = _measured(asked, load, f"{load.kind} ({number} of {len(loads)})" if len(loads) > 1 else load.kind)
-        results.append(result)
-        if len(loads) > 1:
-            print(f"{result.sentence}\n", file=sys.stderr)
-        if result.interrupted:
+        title = f"{load.kind} ({number} of {len(loads)})" if len(loads) > 1 else load.kind
+        try:
+            results.append(_measured(asked, load, title))
+        except (WorkshopError, KeyboardInterrupt) as error:
+            if not results:
+                raise
+            problem = error
             break
+        if len(loads) > 1:
+            print(f"{results[-1].sentence}\n", file=sys.stderr)
+        if results[-1].interrupted:
+            break
+    _print(results)
+    if isinstance(problem, WorkshopError):
+        raise WorkshopError(f"{problem}\n{_kept(results)}") from None
+    return _STOPPED if problem or results[-1].interrupted else 0
+
+
+def _print(results: "list[Result]") -> None:
     from helpers.bench.results.result import Sweep
 
     print(results[0] if len(results) == 1 else Sweep(results))
     print(results[0].definitions())
-    return _STOPPED if results[-1].interrupted else 0
+
+
+def _kept(results: "list[Result]") -> str:
+    """Where the results of a sweep are that went no further."""
+    before = "load before it is" if len(results) == 1 else f"{len(results)} loads before it are"
+    return f"The {before} kept in {results[0].path.parent}."
 
 
 def _measured(asked: argparse.Namespace, load: Load, title: str) -> "Result":
     """One load, from its first request to its files."""
+    from helpers.bench.generator.folder import results_into
     from helpers.bench.generator.measuring import measure
     from helpers.bench.generator.target import Target
 
-    screen = _Screen(title)
     target = Target.of(asked.url, asked.model, asked.key_variable, asked.insecure)
     which = f"rate{load.rate:g}" if load.open_loop else f"c{load.concurrency}"
+    out = _path(asked.out)
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(asked.out or place) / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{which}"
-        measure(target, load, _path(asked.tokenizer), screen.watch, screen.run_ended, folder)
-        from helpers.bench.results import result  # only now: the first request does not wait for what shows it
+        folder = (out or Path(place)) / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{which}"
+        with results_into(folder), results_into(out or _in_workspace()):
+            screen = _Screen(title)
+            measure(target, load, _path(asked.tokenizer), screen.watch, screen.run_ended, folder)
+            from helpers.bench.results import result  # only now: the first request does not wait for what shows it
 
-        if asked.out:
-            return result.describe(folder)
-        return result.publish(folder, command=["python", "-m", "helpers", *sys.argv[1:]])
+            return result.describe(folder) if out else result.publish(folder, command=_command(sys.argv[1:]))
+
+
+def _in_workspace() -> Path:
+    from helpers import workspace
+
+    return workspace.home() / "benchmarks"
+
+
+def _command(words: list[str]) -> list[str]:
+    """What was typed; ``python -m helpers.bench`` has no word for the command."""
+    return ["python", "-m", "helpers", *([] if words[:1] == ["bench"] else ["bench"]), *words]
 
 
 def _loads(asked: argparse.Namespace) -> list[Load]:
@@ -129,16 +160,6 @@ def _extra(text: str | None) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise WorkshopError(f"--extra is {text!r}, which is no JSON object. Give one such as " + "'{\"top_p\": 0.9}'.")
     return extra
-
-
-def _check_out(folder: str | None) -> None:
-    """Find out before the measurement, not after it, that results cannot be written."""
-    if folder is None:
-        return
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WorkshopError(f"Results cannot be written to {folder}: {error.strerror}. Give another --out.") from None
 
 
 def _path(text: str | None) -> Path | None:

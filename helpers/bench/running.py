@@ -253,11 +253,6 @@ def load_of(load: Load | None, asked: dict[str, Any]) -> Load:
         raise WorkshopError("A length is given twice: as input or input_tokens, output or output_tokens, not both.")
     if load is not None and not isinstance(load, Load):
         raise WorkshopError(f"The load is a {type(load).__name__}. Give a bench.Load, or name its fields.")
-    # Each of the two kinds of load excludes the other: who names one means the other no longer.
-    if changes.get("rate") is not None:
-        changes.setdefault("concurrency", None)
-    elif changes.get("concurrency") is not None:
-        changes.setdefault("rate", None)
     return (load or Load()).with_(**changes)
 
 
@@ -306,6 +301,11 @@ class Measuring:
     def stop(self) -> None:
         """End it well, from any thread; the second time give it up."""
         self._stops += 1
+
+    @property
+    def stopping(self) -> bool:
+        """True once :meth:`stop` was called, or the cell interrupted."""
+        return self._stops > 0 or (self.child is not None and self.child.stopping)
 
     def result(self, screen: "Screen | Any") -> "Result":
         """Do it.

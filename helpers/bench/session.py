@@ -253,8 +253,8 @@ class Session:
             self.samples.append(Sample.of(bar.elapsed, progress, measuring.record()))
             if len(self.samples) > _MOST_SAMPLES:
                 self.samples = self.samples[::2]
-        if measuring is not None and not self._wanted():
-            measuring.stop()
+        if measuring is not None and not self._wanted() and not measuring.stopping:
+            measuring.stop()  # once: a second time would give up what was measured
         self._changed()
 
     def run_ended(self, title: str, number: int, requests: int, failed: int) -> None:
