@@ -203,9 +203,8 @@ def test_requests_that_the_log_does_not_have_are_refused():
 
 def errors(**changes):
     zero = dict.fromkeys(("ttft_p50", "ttft_p99", "itl_p50", "itl_p99", "first_p99", "later_p99", "each_p99"), 0.0)
-    return bench_truth.Errors(
-        **{**zero, "requests": 9, "bound": "", "late": "", "cpu": 1.0, "truth_p50": 50.0, "truth_p99": 50.0, **changes}
-    )
+    rest = {"requests": 400, "ramp": 1.0, "bound": "", "late": "", "cpu": 1.0, "truth_p50": 50.0, "truth_p99": 50.0}
+    return bench_truth.Errors(**{**zero, **rest, **changes})
 
 
 def test_the_median_of_the_repeats_is_judged_without_its_sign():
@@ -214,6 +213,23 @@ def test_the_median_of_the_repeats_is_judged_without_its_sign():
     bad = bench_truth.judged(64, [errors(ttft_p50=-0.6)] * 3)
     assert [one.passed for one in bad] == [False, True, True, True]
     assert bad[0].row[0] == "c=64: TTFT p50 error (ms)" and bad[0].row[3] == "FAIL"
+
+
+def test_a_p99_of_few_requests_says_how_few():
+    few, many = ([errors(requests=n, ramp=0.25)] for n in (32, 1000))
+    assert [one.what for one in bench_truth.judged(1, few)] == [
+        "c=1: TTFT p50 error (ms)",
+        "c=1: TTFT p99 error (ms) (n=32)",
+        "c=1: ITL p50 error (ms)",
+        "c=1: ITL p99 error (ms)",
+    ]
+    assert not [one for one in bench_truth.judged(1, many) if "n=" in one.what]
+    assert bench_truth.told_errors(1, few)[1:5] == ["32", "250", "+0.000", "+0.000 (n=32)"]
+
+
+def test_the_capacity_is_limited_where_answers_are_as_long_as_the_talks():
+    assert bench_truth.capacity(100, 1e5, 9.0) == []
+    assert [one.passed for one in bench_truth.capacity(1000, 2.1e6, 0.7)] == [True, False]
 
 
 def test_only_at_a_thousand_a_client_may_call_itself_bound():
@@ -255,6 +271,47 @@ def test_a_process_is_charged_for_all_that_it_took_and_its_failure_is_told():
         bench_truth.finished([sys.executable, "-c", "print('gone'); raise SystemExit(3)"], core)
 
 
+def test_a_process_that_does_not_end_is_ended_with_all_that_it_started(pids):
+    code = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+open(sys.argv[1], "w").write(f"{os.getpid()}\\n{child.pid}\\n")
+print("still at it", flush=True)
+time.sleep(60)
+"""
+    with pytest.raises(WorkshopError, match=r"did not end within 1.5 s: still at it"):
+        bench_truth.finished([bench_truth.sys.executable, "-c", code, str(pids.file)], 0, patience=1.5)
+    assert len(pids.read()) == 2
+    pids.all_gone(2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--only", "flod"), "'flod' is no part; there are accuracy, flood, launch"),
+        (("--only", ""), "is no part"),
+        (("--repeats", "0"), "'0' is no whole number of at least 1"),
+    ],
+)
+def test_an_option_that_measures_nothing_is_refused(words, said, capsys):
+    with pytest.raises(SystemExit):
+        bench_truth.main(words)
+    assert said in capsys.readouterr().err
+
+
+def test_each_part_is_written_before_the_next_begins(tmp_path, monkeypatch):
+    def fails(*_):
+        raise WorkshopError("no second part")
+
+    monkeypatch.setattr(bench_truth, "_cores", lambda: (0, 1))
+    monkeypatch.setattr(bench_truth, "accuracy", lambda report, *_: report.told.update(accuracy=1))
+    monkeypatch.setattr(bench_truth, "cost", fails)
+    file = tmp_path / "told.json"
+    assert bench_truth.main(["--only", "accuracy,flood", "--json", str(file)]) == 1
+    assert json.loads(file.read_text())["accuracy"] == 1
+    assert bench_truth.main(["--only", "accuracy", "--json", str(tmp_path / "none" / "told.json")]) == 1
+
+
 # ---- the peers ----
 
 
@@ -272,3 +329,23 @@ def test_a_peers_figures_are_read_from_what_it_writes(tmp_path: Path):
 def test_a_peer_that_writes_something_else_is_told_in_a_sentence():
     with pytest.raises(WorkshopError, match="vllm bench serve wrote no 'p50_ttft_ms'"):
         bench_peers.read_vllm("{}")
+
+
+@pytest.mark.parametrize("problem", [OSError("no such program"), ZeroDivisionError(), IndexError("no answer")])
+def test_a_broken_peer_does_not_end_the_others(tmp_path, monkeypatch, capsys, problem):
+    def broken(*_, **__):
+        raise problem
+
+    (tmp_path / "peer").touch()
+    monkeypatch.setenv(bench_peers.FOLDER, str(tmp_path))
+    monkeypatch.setattr(bench_peers.truth, "start", broken)
+    peer = bench_peers.Peer("a peer", "peer", broken, "*.json", broken)
+    assert bench_peers._theirs(peer, bench_peers.Case(1, 1, 1, False), (0, 1), []) is None
+    assert f"a peer (paced c=1) could not be measured: {type(problem).__name__}" in capsys.readouterr().out
+
+
+def test_the_truth_beside_our_figures_is_that_of_the_same_requests():
+    warm, one = answer(0, BEGAN, (900 * MS, 900 * MS, 900 * MS)), answer(1, BEGAN + 2000 * MS, (0, 0, 0))
+    shown, figures = [], bench_peers.Figures(50.0, 50.0, 10.0, 99.0)
+    bench_peers._show(shown, bench_peers.Case(1, 1, 3, False), "ours", figures, 6e-6, log_of(warm, one), log_of(one))
+    assert shown[0][-2:] == ["1.0", "50.0"], "CPU is of all tokens, the truth of those that were measured"

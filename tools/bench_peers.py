@@ -183,6 +183,7 @@ def _ours(case: Case, cores: Sequence[int], shown: list[list[str]]) -> Figures:
         ran, runs = bench_truth.measured(server, load, cores[1])
         log = server.read()
     run = runs[-1]
+    measured = bench_truth.parts(log, runs)[-1]  # without the warm-up, as the figures are
     ttft = [1000 * row.ttft for row in run.rows if row.ok and row.ttft is not None]
     first, last = (
         min(row.sent or 0.0 for row in run.rows),
@@ -191,7 +192,7 @@ def _ours(case: Case, cores: Sequence[int], shown: list[list[str]]) -> Figures:
     rate = sum(row.tokens or 0 for row in run.rows) / (last - first)
     p50, p99 = (float(one) for one in numpy.percentile(ttft, [50, 99]))
     figures = Figures(p50, p99, 1000 * run.gaps.quantiles[99], rate)
-    _show(shown, case, "helpers.bench", figures, ran.cpu, log)
+    _show(shown, case, "helpers.bench", figures, ran.cpu, log, measured)
     return figures
 
 
@@ -217,10 +218,11 @@ def _theirs(peer: Peer, case: Case, cores: Sequence[int], shown: list[list[str]]
             if not wrote:
                 raise WorkshopError(f"{peer.name} wrote no result: {ran.output.strip()[-_LAST_WORDS:]}")
             figures = peer.read(wrote[0].read_text(encoding="utf-8"))
-            _show(shown, case, peer.name, figures, ran.cpu, server.read())
+            log = server.read()
+            _show(shown, case, peer.name, figures, ran.cpu, log, log)
             return figures
-    except (WorkshopError, ValueError) as problem:
-        print(f"{peer.name} ({case}) could not be measured: {problem}")
+    except Exception as problem:  # whatever is wrong with one peer, the others are still measured
+        print(f"{peer.name} ({case}) could not be measured: {type(problem).__name__}: {problem}")
         return None
 
 
@@ -243,11 +245,22 @@ def hub(home: Path) -> None:
         (snapshot / file.name).symlink_to(file.resolve())
 
 
-def _show(shown: list[list[str]], case: Case, who: str, told: Figures, cpu: float, log: truth.Log) -> None:
+def _show(
+    shown: list[list[str]], case: Case, who: str, told: Figures, cpu: float, log: truth.Log, measured: truth.Log
+) -> None:
+    """Add a row.
+
+    Args:
+        shown: the table's rows.
+        case, who, told: what was measured.
+        cpu: seconds of the whole process, for all tokens of ``log``.
+        log: all that the server sent to it.
+        measured: the part of it that its figures are of.
+    """
     import numpy
 
     tokens = sum(one.tokens for one in log.answers)
-    true = "" if log.flood else f"{1000 * float(numpy.percentile(log.ttfts, 99)):.1f}"
+    true = "" if log.flood else f"{1000 * float(numpy.percentile(measured.ttfts, 99)):.1f}"
     ttft = ["", "", ""] if case.flood else [f"{one:.2f}" for one in (told.ttft_p50, told.ttft_p99, told.itl_p99)]
     shown.append([str(case), who, *ttft, f"{told.rate:,.0f}", f"{1e6 * cpu / tokens:.1f}", true])
 
