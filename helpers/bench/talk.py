@@ -87,7 +87,7 @@ def _requests(concurrency: int) -> int:
 
 
 def _lengths(inputs: int, outputs: int, longest: int | None, whole: int, on_gpu: bool) -> tuple[int, int]:
-    """Tokens in and out: the talk's, an eighth of them on a CPU, never more than the server takes."""
+    """Tokens in and out: the talk's, fewer of them on a CPU, never more than the server takes."""
     if not on_gpu:
         inputs, outputs = inputs // _SMALLER, outputs // _SMALLER
     inputs = min(inputs, longest or inputs, whole // 2)
