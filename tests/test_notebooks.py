@@ -81,7 +81,7 @@ def test_a_server_is_measured_up_to_its_limit_and_past_it(in_order):
     text = " ".join("\n".join(shown(in_order, "08_benchmarking")).split())
     assert re.search(r"From concurrency 32 to concurrency 64, past max_batch_size 32, the median TTFT went from", text)
     assert re.search(r"At most \d+ of [\d,]+ KV blocks were in use", text)
-    assert re.search(r"measured [\d.,]+ tokens/s at concurrency 1, \d+% of the [\d.,]+ that memory allows", text)
+    assert re.search(r"measured [\d.,]+ tokens/s at concurrency 1, \d+% of the [\d.,]+ that reading allows", text)
     assert re.search(r"FP8 \(E4M3\) (is (slower|faster) than|and) FP16", text)
     assert re.search(r"It counted [\d,]+ chunks for [\d,]+ tokens", text) and "published" in text
     assert "requests sent" in text, "an open loop says how late it was"

@@ -56,7 +56,7 @@ class Distance(Finding):
 
     @property
     def predicted(self) -> float:
-        """Tokens a second that memory allows at best."""
+        """Tokens a second that reading allows at best."""
         return self.bandwidth / self.bytes_per_token
 
     @property
@@ -75,7 +75,7 @@ class Distance(Finding):
         each = f" on each of {self.ranks} GPUs" if self.ranks > 1 else ""
         text = (
             f"{self.title + ': m' if self.title else 'M'}easured {rate_text(self.measured)} tokens/s at concurrency 1, "
-            f"{self.fraction:.0%} of the {rate_text(self.predicted)} that memory allows (predicted: "
+            f"{self.fraction:.0%} of the {rate_text(self.predicted)} that reading allows (predicted: "
             f"{self.bandwidth / GB:.3g} GB/s {self.where} over {bytes_text(self.bytes_per_token)} a token{each})."
         )
         if self.client_bound:
