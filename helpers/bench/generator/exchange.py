@@ -152,9 +152,10 @@ class Exchange:
         """What became of an answer that had a head."""
         reader.close()
         if head.status != 200:
-            kind = "busy" if head.status == 429 else "refused" if 400 <= head.status < 500 else "server error"
             self.outcome, self.message = OK, ""
-            self.fail(kind, f"HTTP {head.status}: {reader.said}" if reader.said else f"HTTP {head.status}")
+            self.fail(
+                _kind(head.status), f"HTTP {head.status}: {reader.said}" if reader.said else f"HTTP {head.status}"
+            )
         elif not head.stream:
             self.fail("malformed", f"the answer is no stream: {reader.said[:80]!r}")
         elif reader.error:
@@ -189,6 +190,13 @@ class Exchange:
             resent=self.resent,
             bytes=self.bytes,
         )
+
+
+def _kind(status: int) -> str:
+    """What an answer with another status than 200 is: also one that sends elsewhere is none of this API."""
+    if status == 429:
+        return "busy"
+    return "server error" if status >= 500 else "refused" if status >= 400 else "malformed"
 
 
 def _fill(row: Row, reader: Reader, start: int, late: list[int]) -> None:

@@ -35,7 +35,7 @@ class Measured:
         target: where; with the model's name.
         runs: the warm-up first, where there was one.
         stamps: ``kernel`` or ``user``.
-        server: what the server calls itself; empty if it does not.
+        server: what the server calls itself, where it was asked for its model's name; else empty.
         notes: what to know about it, in sentences.
         opening: number with which the same prompts would be made again.
     """
