@@ -18,8 +18,7 @@ from typing import Any
 
 import pytest
 
-from helpers.bench.generator import client as client_module
-from helpers.bench.generator import connection, measuring, prompts
+from helpers.bench.generator import connection, loop, measuring, prompts
 from helpers.bench.generator.client import Client
 from helpers.bench.generator.connection import Opener
 from helpers.bench.generator.measuring import Measured
@@ -195,7 +194,7 @@ def test_a_server_that_hangs_up_on_a_request_after_a_while_is_a_failure(load: Lo
 def test_a_long_request_on_a_connection_that_was_closed_is_sent_again_whole(
     load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_AT_ONCE", 5.0)  # this test's server may be slow
+    monkeypatch.setattr(loop, "_AT_ONCE", 5.0)  # this test's server may be slow
     file = tmp_path / "two.jsonl"
     file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("short", "long " * 3_000_000)))
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -7,8 +7,8 @@ import time
 
 from helpers.bench.generator.connection import Connection, Opener, why
 from helpers.bench.generator.exchange import Exchange
+from helpers.bench.generator.framing import Head, Malformed, said
 from helpers.bench.generator.target import Target
-from helpers.bench.generator.wire import Head, Malformed, said
 from helpers.errors import WorkshopError
 
 _LARGEST = 16_000_000  # bytes of an answer: a list of a thousand models is a tenth of a million

@@ -5,7 +5,8 @@ from array import array
 from collections.abc import Callable
 from operator import sub
 
-from helpers.bench.generator.wire import CHUNKED_END, Head, Looks, Malformed, Reader
+from helpers.bench.generator.answer import Looks, Reader
+from helpers.bench.generator.framing import CHUNKED_END, Head, Malformed
 from helpers.bench.load import Load
 from helpers.bench.rows import MEASURED, NOT_COUNTED, OK, TOKENIZER, USAGE, WARM_UP, Row
 
@@ -57,7 +58,7 @@ class Exchange:
         """Look for the answer's head in what has come; True once it is there.
 
         Args:
-            looks, keep_text: see :class:`helpers.bench.generator.wire.Reader`.
+            looks, keep_text: see :class:`helpers.bench.generator.answer.Reader`.
 
         Raises:
             Malformed: no HTTP answer.

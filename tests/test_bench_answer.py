@@ -11,8 +11,9 @@ from bad_servers import CHUNKED, DONE, LAST, OK_HEAD, UNTIL_CLOSE, chat, chunk, 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from helpers.bench.generator.answer import Looks, Reader
 from helpers.bench.generator.exchange import Exchange, gaps_of
-from helpers.bench.generator.wire import Head, Looks, Malformed, Reader, message_of, said
+from helpers.bench.generator.framing import Head, Malformed, message_of, said
 from helpers.bench.load import CHAT, Load
 from helpers.bench.rows import NOT_COUNTED, TOKENIZER, USAGE, Row
 
