@@ -25,8 +25,8 @@ def test_a_gpu_gets_the_talks_runs_and_one_past_the_limit():
 def test_a_cpu_gets_shorter_ones_and_is_told_so():
     made = talk.runs(endpoint("openvino", 32))
     assert [load.concurrency for load in made.loads] == [1, 8, 16, 32, 64]
-    assert {(load.input_tokens.high, load.output_tokens.high) for load in made.loads} == {(100, 100)}
-    assert "these are 100 in and 100 out: a tenth of it, so that a CPU is done in a minute or two." in made.sentence
+    assert {(load.input_tokens.high, load.output_tokens.high) for load in made.loads} == {(62, 62)}
+    assert "these are 62 in and 62 out: a sixteenth of it, so that a CPU is done in a minute or two." in made.sentence
     assert "takes" not in made.sentence and "left out" not in made.sentence
     assert [load.requests for load in made.loads] == [20, 24, 32, 64, 128] and {load.runs for load in made.loads} == {3}
 
@@ -54,7 +54,7 @@ def test_the_limit_that_shortens_requests_is_the_one_that_is_named():
     prompts = talk.runs(endpoint("tensorrt_llm", 64, longest=300, whole=4000)).sentence
     assert "300 in and 1,000 out: this server takes prompts of 300 at most (max_input_len)." in prompts
     both = talk.runs(endpoint("openvino", 64, longest=40, whole=100)).sentence
-    assert "40 in and 60 out: a tenth of it" in both and "max_input_len" in both and "max_seq_len" in both
+    assert "40 in and 60 out: a sixteenth of it" in both and "max_input_len" in both and "max_seq_len" in both
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 48, 256])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from helpers.toolchains.sizes import Sizes
 
 _BETWEEN = 8  # between the talk's 1 and 32: a curve has a bend or it has none
-_SMALLER, _NTH = 10, "tenth"  # on a CPU lengths are divided by this: a notebook's minutes instead of an hour
+_SMALLER, _NTH = 16, "sixteenth"  # on a CPU lengths are divided by this: a notebook's minutes instead of an hour
 _RUNS = 3  # the fewest that tell a difference from noise
 _FEWEST, _EACH = 20, 2  # requests of a run: enough for a 95th percentile, and as many waves
 
