@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -106,6 +107,43 @@ def end_group(leader: int) -> None:
 def _signal_group(leader: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)
+
+
+def answer(
+    command: Sequence[str],
+    limit: float,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    together: bool = False,
+) -> tuple[int, str, str]:
+    """Exit status, output and errors of a command that ends with this process, and with whatever it started.
+
+    Args:
+        command: program and words.
+        limit: seconds.
+        environment: None for this process's own.
+        folder: to start it in.
+        together: errors come among the output, in the order in which they were said.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer than ``limit`` seconds. OSError: it could not be started.
+    """
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if together else subprocess.PIPE,
+        cwd=folder,
+        env=None if environment is None else dict(environment),
+        start_new_session=True,
+        preexec_fn=die_with_parent,
+    )
+    try:
+        output, errors = child.communicate(timeout=limit)
+    except BaseException:
+        end_all(child)
+        raise
+    return child.returncode, output.decode(errors="replace"), (errors or b"").decode(errors="replace")
 
 
 def redactor(environment: Mapping[str, str]) -> Callable[[str], str]:

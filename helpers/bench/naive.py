@@ -434,26 +434,14 @@ def _answer(command: list[str], limit: float) -> dict[str, Any]:
     Raises:
         WorkshopError: it failed, or took longer than ``limit`` seconds.
     """
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=processes.die_with_parent,
-    )
     try:
-        output, errors = child.communicate(timeout=limit)
+        status, output, errors = processes.answer(command, limit)
     except subprocess.TimeoutExpired:
-        processes.end_all(child)
         raise WorkshopError(
             f"The naive program did not end within {limit:.0f} s. Ask for fewer requests or shorter answers."
         ) from None
-    except BaseException:
-        processes.end_all(child)
-        raise
-    if child.returncode:
-        lines = processes.redactor(os.environ)(errors.decode(errors="replace")).strip().splitlines() or ["no message"]
+    if status:
+        lines = processes.redactor(os.environ)(errors).strip().splitlines() or ["no message"]
         raise WorkshopError(f"The naive program failed: {lines[-1]}")
     told: dict[str, Any] = json.loads(output)
     return told

@@ -343,27 +343,14 @@ def run(program: str, command: Sequence[str], report: Path, tp_size: int = 1, ti
 
     installation = releases.require()
     installation.require(program, *(word for word in command if word.startswith("--")))
-    child = subprocess.Popen(
-        [*_start(installation, program, command)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=report.parent,
-        env=releases.worker_environment(installation, tp_size),
-        start_new_session=True,
-        preexec_fn=processes.die_with_parent,
-    )
+    words, environment = _start(installation, program, command), releases.worker_environment(installation, tp_size)
     try:
-        said, _ = child.communicate(timeout=time_limit)
+        status, said, _ = processes.answer(words, time_limit, environment, report.parent, together=True)
     except subprocess.TimeoutExpired:
-        processes.end_all(child)
         raise WorkshopError(f"{program} did not end within {time_limit:.0f} s. Ask for fewer requests.") from None
-    except BaseException:
-        processes.end_all(child)
-        raise
-    if child.returncode or not report.is_file():
-        lines = processes.redactor(os.environ)(said.decode(errors="replace")).strip().splitlines()[-_LAST:]
-        raise WorkshopError(f"{program} failed (exit status {child.returncode}). Its last lines:\n" + "\n".join(lines))
+    if status or not report.is_file():
+        lines = processes.redactor(os.environ)(said).strip().splitlines()[-_LAST:]
+        raise WorkshopError(f"{program} failed (exit status {status}). Its last lines:\n" + "\n".join(lines))
     return Report(program, json.loads(report.read_text(encoding="utf-8")))
 
 

@@ -115,36 +115,13 @@ class Roofline(Shown):
         return self.table()._repr_html_()
 
 
-def _answer(command: list[str], limit: float, environment: Mapping[str, str]) -> tuple[int, str, str]:
-    """Exit status, output and errors of a command that ends with this process, and with whatever it started.
-
-    Raises:
-        subprocess.TimeoutExpired: it took longer than ``limit`` seconds. OSError: it could not be started.
-    """
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=dict(environment),
-        start_new_session=True,
-        preexec_fn=processes.die_with_parent,
-    )
-    try:
-        output, errors = child.communicate(timeout=limit)
-    except BaseException:
-        processes.end_all(child)
-        raise
-    return child.returncode, output.decode(errors="replace"), errors.decode(errors="replace")
-
-
 def _told(
     python: str, device: str, limit: float, environment: Mapping[str, str] | None = None, more: tuple[str, ...] = ()
 ) -> dict[str, Any] | str:
     """What the worker prints under one Python, or why it printed nothing."""
     command = [python, str(WORKER), "--device", device, *more]
     try:
-        status, output, errors = _answer(command, limit, os.environ if environment is None else environment)
+        status, output, errors = processes.answer(command, limit, os.environ if environment is None else environment)
     except subprocess.TimeoutExpired:
         return f"no answer within {limit:g} s"
     except OSError as problem:

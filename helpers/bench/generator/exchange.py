@@ -102,11 +102,6 @@ class Exchange:
         except Malformed as error:
             self.fail("malformed", str(error))
 
-    def body(self) -> bytes:
-        """What an answer that is no stream has brought, as far as it is kept."""
-        self.read()
-        return self._reader.body if self._reader else b""
-
     @property
     def came(self) -> int:
         """Events with text that it has brought; a read that has not been taken apart counts for one."""

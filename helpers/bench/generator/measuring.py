@@ -18,7 +18,7 @@ from helpers.bench.generator.asking import ask
 from helpers.bench.generator.client import Client
 from helpers.bench.generator.prompts import Prompt, Source, body
 from helpers.bench.generator.target import Target
-from helpers.bench.load import CHAT, Load
+from helpers.bench.load import Load
 from helpers.bench.measured import Progress, Run
 from helpers.bench.rows import FORMAT, MEASURED_FILE, REQUESTS_FILE
 from helpers.errors import WorkshopError
@@ -144,8 +144,6 @@ def _counted(target: Target, load: Load, text: str) -> int | None:
     request = json.loads(body(Prompt(text, None, 1), target.model, plain))
     request.pop("stream_options", None)
     request["stream"] = False
-    if load.api == CHAT and "max_tokens" not in request:
-        return None
     _, said, _ = ask(target, "POST", target.path(load.api), json.dumps(request).encode(), load.timeout)
     try:
         tokens = json.loads(said)["usage"]["prompt_tokens"]

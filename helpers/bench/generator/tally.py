@@ -1,5 +1,6 @@
 """What a run's bare stamps and counts amount to: gaps, quantiles, a timeline (notebook 08)."""
 
+import math
 import time
 from array import array
 from collections.abc import Mapping, Sequence
@@ -31,16 +32,20 @@ def gaps(found: "array[float]") -> Gaps:
         return Gaps(n, float(whole.mean()), [float(q) for q in quantiles], float(numpy.quantile(whole, 0.999)))
     ordered = sorted(gap * 1e-9 for gap in found)
     return Gaps(
-        n, sum(ordered) / n, [_at(ordered, q / 100) for q in range(101)], _at(ordered, 0.999) if n >= 1000 else None
+        n,
+        sum(ordered) / n,
+        [of_sorted(ordered, q) for q in range(101)],
+        of_sorted(ordered, 99.9) if n >= 1000 else None,
     )
 
 
-def _at(ordered: list[float], share: float) -> float:
-    """A quantile by linear interpolation, as numpy has it."""
-    at = share * (len(ordered) - 1)
-    low = int(at)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+def of_sorted(ordered: Sequence[float], q: float) -> float:
+    """The ``q``-th percentile, from 0 to 100, of values that are in order, as ``numpy.percentile`` has it."""
+    place = (len(ordered) - 1) * q / 100
+    below = math.floor(place)
+    low, high, share = ordered[below], ordered[min(below + 1, len(ordered) - 1)], place - below
+    # numpy's own form: exact at both ends.
+    return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
 
 
 def quantile(counts: Sequence[int], share: float) -> int:

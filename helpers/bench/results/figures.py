@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from helpers.bench.generator.tally import of_sorted
 from helpers.bench.load import Load
 from helpers.bench.measured import BUCKET, Gaps, Health, Run, Timeline
 from helpers.bench.rows import OUTCOMES, Row
@@ -32,16 +33,7 @@ def percentile(values: Sequence[float], q: float) -> float:
     """
     if not values or not 0 <= q <= 100:
         raise ValueError(f"the {q}th percentile of {len(values)} values")
-    return _of_sorted(sorted(values), q)
-
-
-def _of_sorted(ordered: Sequence[float], q: float) -> float:
-    """:func:`percentile` of values that are in order."""
-    place = (len(ordered) - 1) * q / 100
-    below = math.floor(place)
-    low, high, share = ordered[below], ordered[min(below + 1, len(ordered) - 1)], place - below
-    # numpy's own form: exact at both ends.
-    return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
+    return of_sorted(sorted(values), q)
 
 
 def fewest(q: float) -> int:
@@ -78,7 +70,7 @@ class Spread:
         ordered = sorted(value for value in values if value is not None)
         if not ordered:
             return cls()
-        shown = {f"p{q}": _of_sorted(ordered, q) for q in (5, 50, 90, 95, 99) if len(ordered) >= fewest(q)}
+        shown = {f"p{q}": of_sorted(ordered, q) for q in (5, 50, 90, 95, 99) if len(ordered) >= fewest(q)}
         mean = math.fsum(ordered) / len(ordered)
         return cls(n=len(ordered), mean=mean, least=ordered[0], most=ordered[-1], **shown)
 
