@@ -13,47 +13,14 @@ from helpers.bench.analysis.points import joined
 from helpers.bench.results.figures import fewest
 from helpers.cards import Card
 from helpers.errors import WorkshopError
-from helpers.exercises.judging import Mistake
+from helpers.exercises.judging import EXACT, Mistake, judged
 
 if TYPE_CHECKING:
     from helpers.bench.analysis import SweetSpot
     from helpers.bench.results.result import Result
     from helpers.bench.rows import Row
 
-_EXACT = 0.002  # how far from the right number an answer may be that Python can compute
-_NEAR = 0.25  # of the distance between the right number and a mistake's: nearer to it, the answer is taken for it
 _MILLION = 1_000_000
-
-
-def _judged(
-    title: str,
-    answer: object,
-    unit: str,
-    right: float,
-    mistakes: Sequence[Mistake],
-    working: str,
-    start: str,
-    facts: dict[str, str] | None = None,
-    tolerance: float = _EXACT,
-) -> Card:
-    """Hold a number against the right one and against those that known mistakes lead to."""
-    facts = dict(facts or {})
-    if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer) or answer <= 0:
-        facts["your answer"] = repr(answer)
-        return Card(title, facts, f"That is no number of {unit} above 0. Give one.")
-    facts["your answer"] = f"{answer:,.6g} {unit}"
-    if abs(answer - right) <= tolerance * right:
-        return Card(title, {**facts, "computed": f"{right:,.6g} {unit}"}, f"Right. {working}")
-    # Those that are as good as right on this data are not told: they would be called mistakes of a right answer.
-    apart = [one for one in mistakes if one.result > 0 and abs(one.result - right) > 2 * tolerance * right]
-    nearest = min(apart, key=lambda one: abs(answer - one.result), default=None)
-    if nearest is not None and abs(answer - nearest.result) <= min(
-        tolerance * nearest.result, _NEAR * abs(nearest.result - right)
-    ):
-        return Card(title, facts, f"Not right. {nearest.told}")
-    times = answer / right if answer > right else right / answer
-    by = f"by a factor of {times:,.1f}" if times >= 1.1 else f"by {times - 1:.1%}"
-    return Card(title, facts, f"Not right. That is too {'large' if answer > right else 'small'}, {by}. {start}")
 
 
 # --- Time per output token -----------------------------------------------------------
@@ -104,8 +71,8 @@ def check_tpot(result: "Result", answer: float | None = None) -> Card:
         f"user read {1 / row.tpot:,.4g} tokens/s after the first."
     )
     # Dividing by all tokens must not pass for rounding, however long the answer is.
-    tolerance = min(_EXACT, 0.3 / row.tokens)
-    return _judged(title, answer, "ms", 1000 * row.tpot, _tpot_mistakes(row), working, _TPOT, facts, tolerance)
+    tolerance = min(EXACT, 0.3 / row.tokens)
+    return judged(title, answer, "ms", 1000 * row.tpot, _tpot_mistakes(row), working, _TPOT, facts, tolerance)
 
 
 def _tpot_mistakes(row: "Row") -> list[Mistake]:
@@ -321,7 +288,7 @@ def check_cost(
         f"{rate:,.4g} tokens/s × {seconds:,.4g} s = {seconds * rate:,.4g} tokens for {price_per_hour:,.2f}, so a "
         f"million cost {cost:,.4g}{', with the machine always busy' if busy == 1 else ', idle time paid as well'}."
     )
-    return _judged(
+    return judged(
         title,
         answer,
         "the price's unit",

@@ -9,7 +9,13 @@ from helpers.cards import Card
 TOLERANCE = 0.05
 """How far from the computed number an answer may be: whoever leaves the estimates out, or rounds, is still right."""
 
+EXACT = 0.002
+"""The same for a number that Python can compute from figures that the reader has."""
+
 _NEAR = 0.04  # how far from a known mistake's result an answer is still taken for it
+_NEARER = (
+    0.25  # of the distance between the right number and a mistake's: nearer to it, an exact answer is taken for it
+)
 
 
 @dataclass(frozen=True)
@@ -68,3 +74,34 @@ class Question:
         times = answer / self.right if many else self.right / answer
         factor = f"{times:.1f}" if times < 10 else f"{times:,.0f}"
         return f"That is {'too many' if many else 'too few'}, by a factor of {factor}. {self.start}"
+
+
+def judged(
+    title: str,
+    answer: object,
+    unit: str,
+    right: float,
+    mistakes: Sequence[Mistake],
+    working: str,
+    start: str,
+    facts: dict[str, str] | None = None,
+    tolerance: float = EXACT,
+) -> Card:
+    """Hold a number against the right one and against those that known mistakes lead to."""
+    facts = dict(facts or {})
+    if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer) or answer <= 0:
+        facts["your answer"] = repr(answer)
+        return Card(title, facts, f"That is no number of {unit} above 0. Give one.")
+    facts["your answer"] = f"{answer:,.6g} {unit}"
+    if abs(answer - right) <= tolerance * right:
+        return Card(title, {**facts, "computed": f"{right:,.6g} {unit}"}, f"Right. {working}")
+    # Those that are as good as right on this data are not told: they would be called mistakes of a right answer.
+    apart = [one for one in mistakes if one.result > 0 and abs(one.result - right) > 2 * tolerance * right]
+    nearest = min(apart, key=lambda one: abs(answer - one.result), default=None)
+    if nearest is not None and abs(answer - nearest.result) <= min(
+        tolerance * nearest.result, _NEARER * abs(nearest.result - right)
+    ):
+        return Card(title, facts, f"Not right. {nearest.told}")
+    times = answer / right if answer > right else right / answer
+    by = f"by a factor of {times:,.1f}" if times >= 1.1 else f"by {times - 1:.1%}"
+    return Card(title, facts, f"Not right. That is too {'large' if answer > right else 'small'}, {by}. {start}")
