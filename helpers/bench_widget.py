@@ -60,7 +60,8 @@ def latest(session: Session) -> "list[Result]":
 
     subject, found = session.subject, {}
     for one in result.every():  # oldest first: a later one takes the place of an earlier
-        if (subject.title and one.title == subject.title) or one.target.get("url") == subject.url:
+        its = (subject.title and one.title == subject.title) or one.target.get("url") == subject.url
+        if its and one.load.profile is None:  # which is no point of the curve that is drawn
             found[one.load.kind] = one
     return sorted(found.values(), key=lambda one: (one.load.concurrency or 0, one.load.rate or 0.0))
 

@@ -204,7 +204,7 @@ def test_ctrl_c_keeps_what_was_measured(environment, tmp_path):
     ("words", "told"),
     [
         (("--concurrency", "two"), "--concurrency is 'two'. Give a number, or several with commas"),
-        (("--concurrency", "1", "--rate", "2"), "Give --concurrency or --rate, not both"),
+        (("--concurrency", "1", "--rate", "2"), "Give one of --concurrency, --rate and --profile"),
         (("--concurrency", "0"), "concurrency is 0. Give a whole number of at least 1"),
         (("--rate", "-1"), "rate is -1.0. Give a number above 0"),
         (("--input", "long"), "'long' is no length in tokens"),

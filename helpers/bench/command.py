@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helpers.bench import profile
 from helpers.bench.load import CHAT, COMPLETIONS, CONSTANT, POISSON, Lengths, Load
 from helpers.errors import WorkshopError
 
@@ -27,11 +28,20 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     load = bench.add_argument_group("what is sent")
     load.add_argument("--concurrency", metavar="N[,N…]", help="requests in flight; several are a sweep (default: 1)")
     load.add_argument("--rate", metavar="R[,R…]", help="requests a second, whatever the server does, in their place")
-    load.add_argument("--arrivals", choices=(POISSON, CONSTANT), default=POISSON, help="of a rate")
+    load.add_argument(
+        "--profile",
+        metavar="S:R,S:R…",
+        help="a rate that changes, seconds and requests/s: 0:0.5,20:4,20:12,30:12",
+    )
+    load.add_argument("--arrivals", choices=(POISSON, CONSTANT), default=POISSON, help="of a rate or profile")
     load.add_argument("--requests", type=int, help="measured in a run (default: 4 for each in flight, 32 at least)")
     load.add_argument("--seconds", type=float, help="send none later than this after a run began")
     load.add_argument("--runs", type=int, default=1, help="several tell noise from a difference (default: 1)")
-    load.add_argument("--warmup", type=int, help="requests before them (default: one for each in flight, at most 64)")
+    load.add_argument(
+        "--warmup",
+        type=int,
+        help="requests before them (default: one for each in flight, at most 64; none with --profile)",
+    )
     load.add_argument("--ramp", type=float, help="seconds over which the first are spread (default: a warm-up's, or 0)")
     load.add_argument("--input", default="128", metavar="TOKENS", help="of a prompt: 128, or 100-200")
     load.add_argument("--output", default="128", metavar="TOKENS", help="of an answer: 128, or 100-200")
@@ -97,10 +107,9 @@ def _measured(asked: argparse.Namespace, load: Load, title: str) -> "Result":
     from helpers.bench.generator.target import Target
 
     target = Target.of(asked.url, asked.model, asked.key_variable, asked.insecure)
-    which = f"rate{load.rate:g}" if load.open_loop else f"c{load.concurrency}"
     out = _path(asked.out)
     with tempfile.TemporaryDirectory() as place:
-        folder = (out or Path(place)) / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{which}"
+        folder = (out or Path(place)) / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{load.short}"
         with results_into(folder), results_into(out or _in_workspace()):
             screen = _Screen(title)
             measure(target, load, _path(asked.tokenizer), screen.watch, screen.run_ended, folder)
@@ -121,9 +130,11 @@ def _command(words: list[str]) -> list[str]:
 
 
 def _loads(asked: argparse.Namespace) -> list[Load]:
-    """One load for each concurrency or rate."""
-    if asked.concurrency and asked.rate:
-        raise WorkshopError("A load has a concurrency or a rate. Give --concurrency or --rate, not both.")
+    """One load for each concurrency or rate, or one with a profile."""
+    if sum(map(bool, (asked.concurrency, asked.rate, asked.profile))) > 1:
+        raise WorkshopError(
+            "A load has a concurrency, a rate or a profile. Give one of --concurrency, --rate and --profile."
+        )
     common: dict[str, Any] = {
         "arrivals": asked.arrivals,
         "requests": asked.requests,
@@ -140,6 +151,8 @@ def _loads(asked: argparse.Namespace) -> list[Load]:
         "seed": asked.seed,
         "extra": {"temperature": 0, **_extra(asked.extra)},
     }
+    if asked.profile:
+        return [Load(profile=profile.parsed(asked.profile), **common)]
     if asked.rate:
         return [Load(concurrency=None, rate=rate, **common) for rate in _numbers("--rate", asked.rate, float)]
     return [Load(concurrency=n, **common) for n in _numbers("--concurrency", asked.concurrency or "1", int)]

@@ -68,8 +68,8 @@ def fraction(load: Load, progress: Progress | None) -> float | None:
     within = []
     if progress.total:
         within.append(progress.done / progress.total)
-    if load.seconds and progress.run:
-        within.append(progress.seconds / load.seconds)
+    if load.lasts and progress.run:
+        within.append(progress.seconds / load.lasts)
     if not within:
         return None
     share = min(1.0, max(within))

@@ -2,17 +2,19 @@
 
 A closed loop keeps ``concurrency`` requests in flight and sends the next when one ends: it asks what a server does with
 so many users. An open loop sends ``rate`` requests a second whatever the server does: it asks what users feel when they
-come by themselves. The two answers are different figures, so a load is one or the other.
+come by themselves. The two answers are different figures, so a load is one or the other. An open loop's rate may also
+change over time, as its ``profile`` says: what a deployment does that follows the load (notebook 09).
 """
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from helpers.bench import profile
 from helpers.errors import WorkshopError
 
 COMPLETIONS, CHAT = "completions", "chat"
@@ -20,6 +22,7 @@ POISSON, CONSTANT = "poisson", "constant"
 FIXED_FIELDS = ("model", "prompt", "messages", "max_tokens", "stream", "stream_options", "ignore_eos")
 """Fields of a request that the load itself decides; ``extra`` may add others."""
 
+_KINDS = ("concurrency", "rate", "profile")
 _MOST_TOKENS = 999_999_999
 
 
@@ -76,15 +79,18 @@ class Load:
     """One load, as a value; what is not given is chosen as the comments say.
 
     Attributes:
-        concurrency: closed loop: requests in flight; 1 where neither it nor a rate is given. None with a rate.
-        rate: open loop: requests a second, whatever the server does. None for a closed loop.
+        concurrency: closed loop: requests in flight; 1 where no other kind is given. None with a rate or a profile.
+        rate: open loop: requests a second, whatever the server does. None otherwise.
+        profile: open loop whose rate changes: points of seconds since the run's first request and requests a second,
+            straight lines between them; see :mod:`helpers.bench.profile`. Nothing is sent after its last point. None
+            otherwise.
         arrivals: of an open loop: ``poisson`` (as users come) or ``constant``.
-        requests: measured requests of one run; None: as many as ``seconds`` lasts, and without that four times the
-            concurrency, 32 at least.
+        requests: measured requests of one run; None: as many as ``seconds`` or the profile lasts, and without those
+            four times the concurrency, 32 at least.
         seconds: no request is sent later than this after a run's first; None: no such limit.
         runs: how often the whole is measured. Only several runs tell noise from a difference.
         warmup: requests before the first run, which are not measured; None: one for each that may be in flight, 64 at
-            most.
+            most; none with a profile, since how a server starts is part of what such a load measures.
         ramp: seconds over which a closed loop's first requests are spread; None: as long as one request took in the
             warm-up, and without a warm-up all at once. All at once (0) measures the queue of a burst that users do not
             make.
@@ -107,6 +113,7 @@ class Load:
 
     concurrency: int | None = None
     rate: float | None = None
+    profile: Sequence[tuple[float, float]] | None = None
     arrivals: str = POISSON
     requests: int | None = None
     seconds: float | None = None
@@ -126,18 +133,21 @@ class Load:
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_tokens", Lengths.of(self.input_tokens))
         object.__setattr__(self, "output_tokens", Lengths.of(self.output_tokens))
-        if self.rate is None and self.concurrency is None:
+        if self.rate is None and self.concurrency is None and self.profile is None:
             object.__setattr__(self, "concurrency", 1)
         self._check_kind()
         self._check_fields()
         self._check_numbers()
 
     def _check_kind(self) -> None:
-        if (self.concurrency is None) == (self.rate is None):
+        if sum(getattr(self, name) is not None for name in _KINDS) != 1:
+            given = ", ".join(f"{name} {getattr(self, name)!r}" for name in _KINDS)
             raise WorkshopError(
-                f"A load has a concurrency (closed loop) or a rate (open loop), and this one has {self.concurrency!r} "
-                f"and {self.rate!r}. Give one of them."
+                "A load has a concurrency (closed loop), or a rate or a profile (open loop), and this one has "
+                f"{given}. Give one of them."
             )
+        if self.profile is not None:
+            object.__setattr__(self, "profile", profile.checked(self.profile))
         if self.arrivals not in (POISSON, CONSTANT):
             raise WorkshopError(f"Arrivals are {self.arrivals!r}. Give {POISSON!r} or {CONSTANT!r}.")
         if self.api not in (COMPLETIONS, CHAT):
@@ -176,33 +186,61 @@ class Load:
     @property
     def open_loop(self) -> bool:
         """True if requests are sent at a rate, whatever the server does."""
-        return self.rate is not None
+        return self.concurrency is None
 
     @property
     def measured(self) -> int | None:
         """Requests of one run; None if only the time ends it."""
-        if self.requests is not None or self.seconds is not None:
+        if self.requests is not None or self.lasts is not None:
             return self.requests
         return max(32, 4 * (self.concurrency or 0))
 
     @property
     def warming(self) -> int:
         """Requests before the first run."""
+        if self.warmup is None and self.profile is not None:
+            return 0
         return self.warmup if self.warmup is not None else min(64, self.concurrency or 8)
+
+    @property
+    def lasts(self) -> float | None:
+        """Seconds after a run's first request in which others are sent; None if only their number ends it."""
+        ends = [self.seconds, profile.end(self.profile) if self.profile is not None else None]
+        return min((end for end in ends if end is not None), default=None)
+
+    @property
+    def most_rate(self) -> float:
+        """The highest rate of an open loop, in requests a second; 0 for a closed loop."""
+        return profile.peak(self.profile) if self.profile is not None else self.rate or 0.0
+
+    def rate_at(self, seconds: float) -> float | None:
+        """Requests a second that an open loop sends at a time since the run's first; None for a closed loop."""
+        if self.concurrency is not None:
+            return None
+        if seconds < 0 or (self.lasts is not None and seconds > self.lasts):
+            return 0.0
+        return self.rate if self.profile is None else profile.rate_at(self.profile, seconds)
 
     @property
     def kind(self) -> str:
         """What the load is, in words: the label that every figure of it carries."""
+        if self.profile is not None:
+            return f"open loop, {profile.said(self.profile)}, {self.arrivals} arrivals"
         if self.rate is not None:
             return f"open loop, {self.rate:g} requests/s, {self.arrivals} arrivals"
         return f"closed loop, concurrency {self.concurrency}"
 
+    @property
+    def short(self) -> str:
+        """The kind in a word, for a folder's name: ``c32``, ``rate5`` or ``profile``."""
+        if self.profile is not None:
+            return "profile"
+        return f"c{self.concurrency}" if self.rate is None else f"rate{self.rate:g}"
+
     def with_(self, **changes: Any) -> "Load":
-        """The same load with some things changed. A rate takes the place of its concurrency, and the reverse."""
-        if changes.get("rate") is not None:
-            changes.setdefault("concurrency", None)
-        elif changes.get("concurrency") is not None:
-            changes.setdefault("rate", None)
+        """The same load with some things changed. A rate takes the place of its concurrency or profile; and so on."""
+        if any(changes.get(name) is not None for name in _KINDS):
+            changes = {**dict.fromkeys(_KINDS), **changes}
         return replace(self, **changes)
 
     def told(self) -> dict[str, Any]:

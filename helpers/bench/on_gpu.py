@@ -125,8 +125,10 @@ def serving(python: str, model: str, tokenizer: str, url: str, load: Load, folde
         folder, file: where it writes its figures.
 
     Raises:
-        WorkshopError: the load ends by time.
+        WorkshopError: the load ends by time, or its rate changes.
     """
+    if load.profile is not None:
+        raise WorkshopError("This program sends requests at one rate, and the load's changes. Give one rate.")
     parts, chat = urlsplit(url), load.api == CHAT
     path = parts.path.rstrip("/") + ("/chat/completions" if chat else "/completions")
     words = [python, "-m", MODULE, "--backend", "openai-chat" if chat else "openai", "--model", model]

@@ -72,7 +72,16 @@ class Point:
 
     @classmethod
     def of(cls, result: "Result") -> "Point":
-        """From a result; with several runs medians over them, and their range as the spread."""
+        """From a result; with several runs medians over them, and their range as the spread.
+
+        Raises:
+            WorkshopError: its load has no single rate or concurrency.
+        """
+        if result.load.profile is not None:
+            raise WorkshopError(
+                f"A load whose rate changes ({result.load.kind}) is no point of a curve. Give loads with a concurrency "
+                "or a rate; helpers.deploy shows this one over time."
+            )
         told = result.summary
         means = [one.ttft.mean for one in told.figures if one.ttft.mean is not None and not told.client_bound]
         spread = {name: told.get(key) for name, key in _SPREAD.items()}

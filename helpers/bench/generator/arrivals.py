@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 
+from helpers.bench import profile
 from helpers.bench.load import CONSTANT, Load
 
 
@@ -15,13 +16,21 @@ def first_starts(concurrency: int, ramp: float) -> list[float]:
 
 
 def arrivals(load: Load, run: int) -> Iterator[float]:
-    """When requests of an open loop are due, in seconds since the run began; without end.
+    """When requests of an open loop are due, in seconds since the run began; without end but for a profile.
 
-    Poisson arrivals have gaps that are exponentially distributed around ``1 / rate``; each run draws its own.
+    Poisson arrivals have gaps that are exponentially distributed around ``1 / rate``; each run draws its own. With a
+    profile these are gaps in expected requests, which it turns into times. The first request is due as soon as there
+    is a rate.
     """
-    if load.rate is None:
+    if load.concurrency is not None:
         raise ValueError("a closed loop has no arrivals")
-    chance, due = random.Random(f"{load.seed} arrivals {run}"), 0.0
+    chance, steady, due = random.Random(f"{load.seed} arrivals {run}"), load.arrivals == CONSTANT, 0.0
+    if load.profile is not None:
+        while (at := profile.time_of(load.profile, due)) is not None:
+            yield at
+            due += 1.0 if steady else chance.expovariate(1.0)
+        return
+    rate = load.most_rate
     while True:
         yield due
-        due += 1 / load.rate if load.arrivals == CONSTANT else chance.expovariate(load.rate)
+        due += 1 / rate if steady else chance.expovariate(rate)

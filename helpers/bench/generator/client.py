@@ -80,7 +80,7 @@ class Client:
         """
         load, ramp, latency = self.load, self.load.ramp or 0.0, 0.0
         if load.warming:
-            warm = self._measure(0, load.with_(rate=None, concurrency=load.concurrency or 1), load.warming, 0.0)
+            warm = self._measure(0, load.with_(concurrency=load.concurrency or 1), load.warming, 0.0)
             yield warm
             took = [row.ended - row.sent for row in warm.rows if row.ok and row.ended and row.sent is not None]
             if not took and (self.gone or not self.stopping):
@@ -182,7 +182,7 @@ class Client:
 
 def _connections(load: Load, total: int | None, latency: float) -> int:
     """How many to open before a run; of an open loop, more than will be in flight if answers take that many seconds."""
-    n = load.concurrency or min(_AHEAD + 2 * math.ceil((load.rate or 0.0) * latency), _MOST_AHEAD)
+    n = load.concurrency or min(_AHEAD + 2 * math.ceil(load.most_rate * latency), _MOST_AHEAD)
     return min(n, total or n)
 
 

@@ -77,7 +77,7 @@ class Loop:
             self._due = [(at, slot, True) for slot, at in enumerate(first_starts(slots, self.ramp))]
         else:
             self._arrivals = arrivals(self.load, self.number)
-            self._due = [(next(self._arrivals), 0, False)]
+            self._await_arrival()
         cpu, clock, self._began = time.process_time(), time.monotonic(), time.monotonic()
         self._start = self._looked = time.time_ns()
         ahead = tally.ahead()
@@ -216,9 +216,14 @@ class Loop:
                 self._late.append(time.monotonic() - self._began - at)
             self._begin(Exchange(self._started, self._started if open_loop else slot, first, due, request, asked))
             if open_loop:
-                heapq.heappush(self._due, (next(self._arrivals), 0, False))
+                self._await_arrival()
             now = time.monotonic() - self._began
         return now
+
+    def _await_arrival(self) -> None:
+        """The next request of an open loop becomes due at its time, if there is one: a profile ends."""
+        if (at := next(self._arrivals, None)) is not None:
+            heapq.heappush(self._due, (at, 0, False))
 
     def _begin(self, exchange: Exchange) -> None:
         self._started += 1

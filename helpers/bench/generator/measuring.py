@@ -94,11 +94,13 @@ def measure(
     Raises:
         WorkshopError: the server cannot be reached, or answers nothing in the warm-up.
     """
-    server = ""
+    server, asked = "", []
     if not target.model:
+        asked.append("its model's name")
         target, server = named(target)
     source = Source(load, tokenizer)
     if source.needs_calibration:
+        asked.append("how long prompts are")
         source.calibrate(lambda text: _counted(target, load, text))
     client = Client(target, load, source, watch, source.count_answer)
     runs = []
@@ -111,10 +113,21 @@ def measure(
         finally:
             client.close()
         sent = sum(row.sent is not None for run in runs for row in run.rows)
-        measured = Measured(load, target, tuple(runs), client.stamps, server, tuple(source.notes(sent)), source.opening)
+        notes = (*_not_cold(load, asked), *source.notes(sent))
+        measured = Measured(load, target, tuple(runs), client.stamps, server, notes, source.opening)
         if folder is not None:
             measured.write(folder)
     return measured
+
+
+def _not_cold(load: Load, asked: list[str]) -> list[str]:
+    """Of a load that is to meet a server as it is: what the server was asked before, which may have started it."""
+    if load.profile is None or not asked or load.warming:
+        return []
+    return [
+        f"The server was asked {' and '.join(asked)} before the load began, so one that starts when it is asked had "
+        "started already. Give the model's name, and its tokenizer or a file of prompts, to meet it cold."
+    ]
 
 
 def named(target: Target) -> tuple[Target, str]:

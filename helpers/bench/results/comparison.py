@@ -45,6 +45,7 @@ _TOLD = ("output_rate", "per_user_p50", "ttft_p50")  # those that the sentence g
 _ALIKE: tuple[tuple[str, Callable[[Load], Any]], ...] = (
     ("concurrency", lambda load: load.concurrency),
     ("rate", lambda load: load.rate),
+    ("profile", lambda load: load.profile),
     ("arrivals", lambda load: load.arrivals if load.open_loop else None),
     ("input tokens", lambda load: None if load.prompts else str(load.input_tokens)),
     ("output tokens", lambda load: str(load.output_tokens)),
@@ -332,9 +333,9 @@ def _pairs(
         yield _compared(one, other, names, unlike)
 
 
-def _place(load: Load) -> tuple[Any, Any, Any]:
+def _place(load: Load) -> tuple[Any, ...]:
     """Where a load stands in a sweep."""
-    return load.concurrency, load.rate, load.arrivals if load.open_loop else None
+    return load.concurrency, load.rate, load.profile, load.arrivals if load.open_loop else None
 
 
 def _compared(first: Result, second: Result, names: tuple[str, str], unlike: bool) -> Comparison:

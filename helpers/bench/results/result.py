@@ -547,9 +547,8 @@ def _folder_name(folder: Path, name: str | None) -> str:
     except _UNREADABLE as error:
         raise _unreadable(folder, error) from None
     when = _created(runs).replace(":", "").replace("T", "-") or time.strftime("%Y-%m-%d-%H%M%S")
-    sent = f"rate{load.rate:g}" if load.open_loop else f"c{load.concurrency}"
     plain = re.sub(r"[^a-z0-9]+", "-", (name or "").lower()).strip("-")[:40]
-    return f"{when}-{sent}" + (f"-{plain}" if plain else "")
+    return f"{when}-{load.short}" + (f"-{plain}" if plain else "")
 
 
 def _free(wanted: Path) -> Path:

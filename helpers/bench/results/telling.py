@@ -218,6 +218,8 @@ def _what_to_mind(result: "Result") -> Iterator[str]:
     packed = told.get("tokens_per_event")
     if packed and packed.value > _PACKED:
         yield f"The server packs {packed.value:.1f} tokens into an event, so an ITL is a gap between packs."
+    if result.load.profile is not None:
+        yield "The load changed over time, and each figure is of all of it together."
     yield from result.notes
 
 
