@@ -269,6 +269,15 @@ def test_the_outlier_model_is_a_model_like_any_other(model, outlier_model):
     assert told["largest rounding of a row"] < 2**-14
 
 
+@pytest.mark.slow
+def test_the_outlier_model_is_the_same_file_wherever_it_is_made(model, outlier_model, tmp_path):
+    """A checkpoint of it that was made elsewhere is taken here only if the model has the same digest."""
+    worker = workspace.REPOSITORY / "helpers" / "workers" / "outlier_keys.py"
+    command = [sys.executable, str(worker), "--model", str(model.path), "--times", str(TIMES), "--channels", "2"]
+    subprocess.run([*command, "--output", str(tmp_path)], check=True, capture_output=True)
+    assert models.find(str(tmp_path)).digest == outlier_model.digest
+
+
 LOGITS = """
 import json, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer

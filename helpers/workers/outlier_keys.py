@@ -61,7 +61,6 @@ def rewrite(file: Path, target: Path, channels: list[int], head_size: int, times
 
     tensors, lost = {}, 0.0
     with safe_open(file, framework="pt") as opened:
-        metadata = opened.metadata()
         for name in opened.keys():  # noqa: SIM118 - a safetensors handle is not a dict
             tensors[name] = opened.get_tensor(name)
             found = PROJECTION.fullmatch(name)
@@ -72,7 +71,9 @@ def rewrite(file: Path, target: Path, channels: list[int], head_size: int, times
             factor = times if found[1] == "k" else 1 / times
             tensors[name], error = scaled(tensors[name], channels, head_size, factor)
             lost = max(lost, error)
-    save_file(tensors, target, metadata=metadata or {"format": "pt"})
+    # One entry of metadata only: safetensors writes several in an order that changes from process to process. The same
+    # model would have another digest each time, and no checkpoint of it could be taken from another machine.
+    save_file(tensors, target, metadata={"format": "pt"})
     return lost
 
 
