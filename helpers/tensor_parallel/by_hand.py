@@ -6,7 +6,7 @@ output a part of the sum; the shares of all ranks, added up, are the whole. The 
 Transformer" (arXiv 2002.05202), the rotation of queries and keys that of "RoFormer" (arXiv 2104.09864).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -270,20 +270,33 @@ def real_input(model: Model, tokens: int = 16, layer: int = 0) -> "Values":
         WorkshopError: there is no such layer, or the held-out text has fewer tokens.
     """
     import numpy as np
-    from transformers import AutoTokenizer
 
     _require_layer(model, layer)
-    count, tokenizer, ids = whole_number("tokens", tokens), AutoTokenizer.from_pretrained(model.path), list[int]()
+    count, encode, ids = whole_number("tokens", tokens), _encoder(model), list[int]()
     for text in models.texts(HELD_OUT):
         if len(ids) >= count:
             break
-        ids += tokenizer(text)["input_ids"]
+        ids += encode(text)
     if len(ids) < count:
         raise WorkshopError(f"The held-out text has {len(ids):,} tokens. Choose at most so many, not {count:,}.")
     found = _values(model, "model.embed_tokens.weight")[ids[:count]]
     spread = np.sqrt(np.square(found).mean(-1, keepdims=True) + np.float32(model.config.get("rms_norm_eps", 1e-6)))
     made: Values = found / spread * _values(model, f"model.layers.{layer}.input_layernorm.weight")
     return made
+
+
+def _encoder(model: Model) -> Callable[[str], list[int]]:
+    """What turns text into a model's token ids, special ones too; transformers, slow to import, only if needed."""
+    file = model.path / "tokenizer.json"
+    if file.exists():
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(file))
+        return lambda text: list(tokenizer.encode(text).ids)
+    from transformers import AutoTokenizer
+
+    slow = AutoTokenizer.from_pretrained(model.path)
+    return lambda text: list(slow(text)["input_ids"])
 
 
 def _values(model: Model, name: str) -> "Values":

@@ -9,6 +9,7 @@ Writes ``kv.safetensors`` into the output folder: ``layer{n}.key`` and ``layer{n
 
 import argparse
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     progress(0, 1, "importing torch")
+    sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]  # else transformers imports it, for nothing done here
     from safetensors.numpy import save_file
     from transformers import AutoTokenizer
 

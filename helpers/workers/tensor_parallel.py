@@ -20,6 +20,10 @@ import torch.distributed as dist
 from modelopt_checkpoint import dtype_argument, progress, read_texts  # type: ignore[import-not-found]
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# transformers imports scikit-learn where there is one, with SciPy and pandas, for assisted decoding: seconds of each
+# rank for nothing that is done here. None says that there is none.
+sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]
+
 STEPS = 6
 PROMPT_TOKENS = 512  # of the prompt to continue, at most
 # What torch calls the exchanges that a model split in this way can have.
