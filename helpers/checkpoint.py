@@ -48,7 +48,8 @@ _MISLEADING = ("vila", "llava", "exaone", "mpt")
 # AWQ tries every scaling for each row of text; NVIDIA's own quantize.py allows it 32 texts at most.
 _AWQ_TEXTS = 16
 _WORKERS = Path(__file__).with_name("workers")
-_TRANSFORMERS_QUIET = {"TOKENIZERS_PARALLELISM": "false"}
+# A thread that waits for the others sleeps: by default it spins, which costs a busy machine most of its time.
+_TRANSFORMERS_QUIET = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,7 +154,7 @@ def runner(gpus: int = 1) -> Runner:
     from helpers import releases, toolchains
 
     packages = ("nvidia-modelopt", "torch", "transformers")
-    if toolchains.best().name != "tensorrt_llm":
+    if toolchains.best().name not in toolchains.ON_GPU:
         # A GPU that happens to be there is left alone: calibration is part of the notebooks' own environment.
         quiet = {**_TRANSFORMERS_QUIET, "CUDA_VISIBLE_DEVICES": ""}
         return Runner(sys.executable, {name: version(name) for name in packages}, quiet)

@@ -57,7 +57,7 @@ def start(name: str) -> Card:
     this = next(n for n in notebooks() if n.name == name)
     gpus = ", ".join(gpu.name for gpu in machine.gpus) or "no NVIDIA GPU"
     why = ""
-    if toolchain.name == "tensorrt_llm":
+    if toolchain.name in toolchains.ON_GPU:
         installed = releases.current(machine)
         why = f", release {installed.version}" if installed else ": not installed yet, notebook 02 does it"
     elif machine.gpus:

@@ -2,8 +2,8 @@
 
 ``WORKSHOP_HOME`` holds models, checkpoints, engines, measurements and the logs of the stages that made them::
 
-    models/  checkpoints/  graphs/  engines/  scores/  captures/  batches/  benchmarks/  runs/  digests/  scratch/
-    huggingface/
+    models/  checkpoints/  unified/  graphs/  engines/  scores/  captures/  batches/  benchmarks/  runs/  digests/
+    scratch/  huggingface/
 
 An **artifact** is a directory with a ``manifest.json`` that says what made it, from what, when, how long it took
 and how big each file is. It is made in a temporary directory beside its target and published by one rename
@@ -57,7 +57,8 @@ class Manifest:
     """What an artifact is and how it came to be.
 
     Attributes:
-        kind: ``model``, ``checkpoint``, ``graph``, ``engine``, ``score``, ``capture``, ``batch``, ``benchmark``.
+        kind: ``model``, ``checkpoint``, ``unified checkpoint``, ``graph``, ``engine``, ``score``, ``capture``,
+            ``batch``, ``benchmark``.
         title: one line for a person.
         options: what was asked for (precision, sizes); equal options and inputs need no second run.
         inputs: name to digest of everything it was made from.

@@ -148,7 +148,7 @@ def test_roofline_says_which_limit_holds():
         (lambda: plots.bars([], [], "s", "Nothing"), "Nothing to draw"),
         (lambda: plots.bars(["a"], [1.0, 2.0], "s", "Uneven"), "1 labels, 2 values"),
         (lambda: plots.layer_ranges(["a", "b"], [1.0, 0.0]), "above 0"),
-        (lambda: plots.pipeline("vllm"), "use one of tensorrt_llm, openvino"),
+        (lambda: plots.pipeline("vllm"), "use one of tensorrt_llm, tensorrt_llm_pytorch, openvino"),
         (lambda: plots.number_grid(("e9m9",)), "Unknown number format"),
         (lambda: plots.parallel_times(comparison.compare("TinyLlama", EVERY_GPU)), "too many for one picture"),
     ],

@@ -639,4 +639,4 @@ def test_the_toolchain_can_be_chosen_by_hand(homes, pythons, variable, value):
     if value == "openvino":
         assert done.stdout.strip() == "openvino"
     else:
-        assert "Set it to one of tensorrt_llm, openvino" in done.stderr
+        assert "Set it to one of tensorrt_llm, tensorrt_llm_pytorch, openvino" in done.stderr

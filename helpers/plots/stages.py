@@ -18,6 +18,13 @@ STAGES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("generate", "TensorRT-LLM runtime", "text"),
         ("serve", "trtllm-serve", "API endpoint"),
     ),
+    "tensorrt_llm_pytorch": (
+        ("convert", "nothing to do", "the HF folder, FP16"),
+        ("quantize", "ModelOpt", "HF folder, FP8"),
+        ("build", "nothing to do", "the same folder"),
+        ("generate", "PyTorch back end", "text"),
+        ("serve", "trtllm-serve", "API endpoint"),
+    ),
     "openvino": (
         ("convert", "ModelOpt", "checkpoint, FP16"),
         ("quantize", "ModelOpt", "checkpoint, FP8"),
@@ -32,6 +39,10 @@ ENDINGS = {
     "tensorrt_llm": (
         "NVIDIA GPU: TensorRT-LLM",
         "The engine is built from the checkpoint, for this GPU and this release.",
+    ),
+    "tensorrt_llm_pytorch": (
+        "NVIDIA GPU: TensorRT-LLM",
+        "Nothing is built: the PyTorch back end loads the Hugging Face folder, quantized or not, as it is.",
     ),
     "openvino": (
         "CPU: OpenVINO",
@@ -48,7 +59,7 @@ def pipeline(toolchain: str = "openvino") -> Picture:
     """The way from weights to an endpoint, with the tools that take each step on this machine.
 
     Args:
-        toolchain: ``openvino`` or ``tensorrt_llm``.
+        toolchain: ``openvino``, ``tensorrt_llm`` or ``tensorrt_llm_pytorch``.
 
     Raises:
         WorkshopError: another name.

@@ -2,16 +2,21 @@
 
 Every toolchain is a module with the functions of :class:`helpers.toolchains.base.Toolchain`. Which one a machine uses
 is decided here, in one place: TensorRT-LLM where a GPU and its driver allow, OpenVINO on the CPU everywhere else.
+TensorRT-LLM's PyTorch back end is another toolchain of the same release, and used where it is named (notebook 10).
 """
 
+import importlib
 import os
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from helpers.hardware import Machine
+    from helpers.toolchains.base import Engine
 
-NAMES = ("tensorrt_llm", "openvino")
+NAMES = ("tensorrt_llm", "tensorrt_llm_pytorch", "openvino")
+ON_GPU = NAMES[:2]
+"""Those that one release of TensorRT-LLM has side by side."""
 
 
 def best(machine: "Machine | None" = None) -> ModuleType:
@@ -30,14 +35,24 @@ def best(machine: "Machine | None" = None) -> ModuleType:
 
         fits = releases.choose_here(machine)
         if fits.release:
-            from helpers.toolchains import tensorrt_llm
-
-            return tensorrt_llm
+            return importlib.import_module(f"helpers.toolchains.{chosen or ON_GPU[0]}")
         if chosen:
             raise WorkshopError(f"WORKSHOP_TOOLCHAIN asks for TensorRT-LLM, which this machine cannot use: {fits.why}")
     from helpers.toolchains import openvino
 
     return openvino
+
+
+def of(engine: "Engine") -> ModuleType:
+    """The toolchain that runs an engine: its own, where this machine has that one, else the one of :func:`best`.
+
+    Raises:
+        WorkshopError: as :func:`best`.
+    """
+    used = best()
+    if used.name in ON_GPU and engine.toolchain in ON_GPU:
+        return importlib.import_module(f"helpers.toolchains.{engine.toolchain}")
+    return used
 
 
 def default_model() -> str:

@@ -49,6 +49,10 @@ def quantized(
     return checkpoint.make(model, CHECKPOINTS[precision], kv_of(precision, kv), tp_size, calibration_texts, silent)
 
 
+REFERENCE = "reference.json"
+"""In an engine's folder: which folder is loaded, where nothing is built (TensorRT-LLM's PyTorch back end)."""
+
+
 @dataclass(frozen=True, repr=False)
 class Engine(Artifact):
     """A model compiled for one machine by one release of one toolchain."""
@@ -98,6 +102,12 @@ class Engine(Artifact):
         """Bytes that its weights take: counted constant by constant where the build told, else the compiled form's."""
         counted = (self.path / "operations.json").exists()
         return int(self.graph["weight_bytes"]) if counted else compiled_bytes(self)
+
+
+def loaded_folder(engine: Engine) -> Path:
+    """The folder that is read when an engine is loaded: its own, or the one that it names instead of being built."""
+    named = engine.path / REFERENCE
+    return Path(json.loads(named.read_text())["folder"]) if named.exists() else engine.path
 
 
 class Toolchain(Protocol):
@@ -201,16 +211,17 @@ def rebuild_command(engine: Engine, tp_size: int | None = None) -> str:
     if _of_a_recipe(engine):
         return "python -m helpers build RECIPE, with the file or the name of the recipe that it was built from"
     command = ["python", "-m", "helpers", "build", engine.manifest.options["model"], "--precision", engine.precision]
-    usual = kv_of(engine.precision) if engine.toolchain == "tensorrt_llm" else None
+    usual = kv_of(engine.precision) if engine.toolchain.startswith("tensorrt_llm") else None
     command += ["--kv", engine.kv or "fp16"] if engine.kv != usual else []
     ranks = engine.tp_size if tp_size is None else tp_size
     command += ["--tp-size", str(ranks)] if ranks > 1 else []
-    return workspace.shell_text(command)
+    chosen = f"WORKSHOP_TOOLCHAIN={engine.toolchain} " if engine.toolchain == "tensorrt_llm_pytorch" else ""
+    return chosen + workspace.shell_text(command)
 
 
 def _of_a_recipe(engine: Engine) -> bool:
     """True for an engine whose folder names sizes or calibration that are not the usual: no option asks for them."""
-    usual = kv_of(engine.precision) if engine.toolchain == "tensorrt_llm" else None
+    usual = kv_of(engine.precision) if engine.toolchain.startswith("tensorrt_llm") else None
     plain = engine_folder(engine.toolchain, engine.precision, engine.kv, usual, engine.tp_size)
     return engine.path.name.startswith(f"{plain}-") and "-from-elsewhere" not in engine.path.name
 
@@ -288,6 +299,8 @@ def sizes(*engines: Engine) -> Table:
 
 
 def compiled_bytes(engine: Engine) -> int:
-    """Bytes of the compiled form that is loaded at start: OpenVINO's blob, or TensorRT-LLM's engine of every rank."""
+    """Bytes of the form that is loaded at start: OpenVINO's blob, TensorRT-LLM's engine of every rank, or weights."""
     files = [*Path(engine.path).rglob("*.blob"), *Path(engine.path).glob("rank*.engine")]
+    if (engine.path / REFERENCE).exists():
+        files = list(loaded_folder(engine).glob("*.safetensors"))
     return sum(file.stat().st_size for file in files)

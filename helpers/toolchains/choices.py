@@ -46,8 +46,14 @@ class Choices(ShownAsTable):
 
     @property
     def eight_bit(self) -> str:
-        """The best precision of 8 bits: FP8 where there is one."""
-        return next(p for p in ("fp8", "int8", "int8_wo") if p in self.offered)
+        """The best precision of 8 bits: FP8 where there is one; where there is none of 8 bits, one of 4, else FP16."""
+        return next(p for p in ("fp8", "int8", "int8_wo", "int4_awq", "fp16") if p in self.offered)
+
+    @property
+    def _best(self) -> str:
+        """What :attr:`eight_bit` is here, in words."""
+        eight = self.eight_bit in ("fp8", "int8", "int8_wo")
+        return "the best precision of 8 bits here" if eight else "the best here: there is none of 8 bits"
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -66,13 +72,15 @@ class Choices(ShownAsTable):
         if precision not in self.offered:
             raise WorkshopError(
                 f"{TITLES[precision]} cannot be built for {self.machine}: {self.reasons[precision]} "
-                f"Take {self.eight_bit!r} instead, the best precision of 8 bits here."
+                f"Take {self.eight_bit!r} instead, {self._best}."
             )
 
     def table(self) -> Table:
         """One line a precision."""
         rows = [[TITLES[p], "yes" if p in self.offered else "no", why] for p, why in self.reasons.items()]
-        note = f"The best 8 bits here: {TITLES[self.eight_bit]} ({self.eight_bit!r})."
+        best = f"{TITLES[self.eight_bit]} ({self.eight_bit!r})"
+        none = self.eight_bit in ("int4_awq", "fp16")
+        note = f"There is none of 8 bits here; take {best}." if none else f"The best 8 bits here: {best}."
         return Table(["precision", "builds", "why"], rows, f"Engines for {self.machine}", note)
 
 

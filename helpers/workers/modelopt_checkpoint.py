@@ -1,18 +1,22 @@
-"""Worker: turn Hugging Face weights into a TensorRT-LLM checkpoint with NVIDIA's ModelOpt, and measure what that did.
+"""Worker: quantize Hugging Face weights with NVIDIA's ModelOpt, pack them as asked for, and measure what that did.
 
 Runs as a process of its own, one for each checkpoint: ModelOpt takes seconds to import and keeps its settings in
 module-level dicts. It imports nothing of ``helpers``, so that it can run under another Python (notebooks 03 and 04):
 that of a TensorRT-LLM release, on its GPU (ModelOpt 0.33 to 0.37, transformers 4.53 to 4.57), or the notebooks' own, on
 the CPU.
 
-Writes into the output folder what ``trtllm-build`` reads (``config.json``, ``rank{N}.safetensors``) and, in
-``measured/``, what the quantizer's own arithmetic gives: ``nll.npy`` (negative log-likelihood of each held-out token),
-``ranges.json`` (what calibration found) and ``text.json`` (a greedy continuation).
+One quantization, two packagings. ``--format trtllm`` writes what ``trtllm-build`` reads (``config.json``,
+``rank{N}.safetensors``) and, in ``measured/``, what the quantizer's own arithmetic gives: ``nll.npy`` (negative
+log-likelihood of each held-out token), ``ranges.json`` (what calibration found) and ``text.json`` (a greedy
+continuation). ``--format hf`` writes ModelOpt's unified Hugging Face checkpoint (``config.json`` with the quantization
+in it, ``hf_quant_config.json``, safetensors, the tokenizer), which TensorRT-LLM's PyTorch back end loads, and
+``measured/ranges.json`` alone: ``unified_read_back.py`` measures it from its files (notebook 10).
 """
 
 import argparse
 import copy
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -175,6 +179,23 @@ def continuation(model: Any, tokenizer: Any, prompt: str, tokens: int) -> str:
     return str(tokenizer.decode(made[0], skip_special_tokens=True))
 
 
+def measure(model: Any, tokenizer: Any, arguments: argparse.Namespace, folder: Path) -> None:
+    """Write what the quantizer's own arithmetic gives on held-out text, and a greedy continuation."""
+    np.save(folder / "nll.npy", score(model, tokenizer, read_texts(arguments.held_out)))
+    progress(0, 1, "greedy continuation")
+    text = continuation(model, tokenizer, arguments.prompt, 96)
+    (folder / "text.json").write_text(json.dumps({"prompt": arguments.prompt, "text": text}, ensure_ascii=False))
+
+
+def export_checkpoint(model: Any, tp_size: int, folder: Path) -> None:
+    """Write the TensorRT-LLM checkpoint, split over ranks."""
+    import torch
+    from modelopt.torch.export import export_tensorrt_llm_checkpoint
+
+    with torch.inference_mode():
+        export_tensorrt_llm_checkpoint(model, "llama", torch.float16, folder, inference_tensor_parallel=tp_size)
+
+
 def check_kv_cache(folder: Path, kv: str | None) -> None:
     """Refuse a checkpoint that lacks the quantized KV cache that was asked for.
 
@@ -188,18 +209,71 @@ def check_kv_cache(folder: Path, kv: str | None) -> None:
         )
 
 
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "chat_template*", "generation_config.json", "*.model")
+"""Files of a Hugging Face folder that a server of the unified checkpoint needs beside its weights."""
+
+
+STAYS_LONG = ("weight_scale", "input_scale", "k_scale", "v_scale")
+"""Ends of names of what stays in 32 bits, as in the other packaging."""
+
+
+def export_unified(model: Any, source: Path, folder: Path) -> None:
+    """Write the unified Hugging Face checkpoint: quantized from the model's own numbers, all else in FP16.
+
+    ModelOpt would round the weights to 16 bits a first time where it is told FP16, and the other packaging does not.
+    """
+    import torch
+    from modelopt.torch.export import export_hf_checkpoint
+
+    with torch.inference_mode():
+        export_hf_checkpoint(model, dtype=model.lm_head.weight.dtype, export_dir=folder)
+    for file in sorted(folder.glob("*.safetensors")):
+        shorten(file)
+    settings = json.loads((folder / "config.json").read_text())
+    # What a server takes for the model's type of number; it is called torch_dtype before transformers 4.56.
+    settings |= {name: "float16" for name in ("dtype", "torch_dtype") if name in settings}
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    for file in sorted({found for pattern in TOKENIZER for found in source.glob(pattern)}):
+        if not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
+
+
+def shorten(file: Path) -> None:
+    """Write what is not quantized in FP16, where a model that ran in 32 bits left it so."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    held = load_file(file)
+    long = [name for name, part in held.items() if part.dtype == torch.float32 and not name.endswith(STAYS_LONG)]
+    if long:
+        save_file({**held, **{name: held[name].to(torch.float16) for name in long}}, file, metadata={"format": "pt"})
+
+
+def check_unified(folder: Path, precision: str, kv: str | None) -> None:
+    """Refuse a unified checkpoint that does not say of itself what was asked for."""
+    told = json.loads((folder / "hf_quant_config.json").read_text())["quantization"]
+    wanted = {"fp8": "FP8", "int4_awq": "W4A16_AWQ"}.get(precision, told["quant_algo"])
+    found = told["quant_algo"], told["kv_cache_quant_algo"]
+    if found != (wanted, kv.upper() if kv else None):
+        raise SystemExit(
+            f"error: ModelOpt wrote a checkpoint of {found[0]} with a KV cache of {found[1]}, which is not what was "
+            "asked for. Install ModelOpt and transformers as TensorRT-LLM pins them (notebook 02)."
+        )
+
+
 def parse() -> argparse.Namespace:
-    """The command line; ``helpers.checkpoint`` writes it."""
+    """The command line; ``helpers.checkpoint`` and ``helpers.unified`` write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of Hugging Face weights")
     parser.add_argument("--precision", choices=["fp16", *FORMATS], required=True)
     parser.add_argument("--kv-cache", choices=[*KV_FORMATS], help="also quantize the KV cache")
-    parser.add_argument("--tp-size", type=int, default=1, help="number of ranks to split over")
+    parser.add_argument("--format", choices=["trtllm", "hf"], default="trtllm", help="which packaging to write")
+    parser.add_argument("--tp-size", type=int, default=1, help="number of ranks to split over (trtllm)")
     parser.add_argument("--calibration", type=Path, help='JSON lines of {"text": ...}; needed below 16 bits')
     parser.add_argument("--calibration-texts", type=int, default=128)
     parser.add_argument("--max-length", type=int, default=2048, help="tokens in one calibration row")
-    parser.add_argument("--held-out", type=Path, required=True, help='JSON lines of {"text": ...} for perplexity')
-    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--held-out", type=Path, help='JSON lines of {"text": ...} for perplexity (trtllm)')
+    parser.add_argument("--prompt", help="what the greedy continuation continues (trtllm)")
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
 
@@ -209,8 +283,6 @@ def main() -> None:
     arguments = parse()
     warnings.filterwarnings("ignore")
     progress(0, 1, "importing torch and ModelOpt")
-    import torch
-    from modelopt.torch.export import export_tensorrt_llm_checkpoint
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
@@ -218,28 +290,25 @@ def main() -> None:
     measured = arguments.output / "measured"
     measured.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
-    running = model
-    if arguments.precision != "fp16" or arguments.kv_cache:
+    calibrated = arguments.precision != "fp16" or bool(arguments.kv_cache)
+    if calibrated:
         texts = read_texts(arguments.calibration)[: arguments.calibration_texts]
         model = quantize(model, arguments.precision, arguments.kv_cache, packed(tokenizer, texts, arguments.max_length))
         found = ranges(model, arguments.precision, arguments.kv_cache)
+    (measured / "ranges.json").write_text(json.dumps(found, indent=1))
+    if arguments.format == "hf":
+        progress(0, 1, "exporting the unified Hugging Face checkpoint")
+        export_unified(model, arguments.model, arguments.output)
+        check_unified(arguments.output, arguments.precision, arguments.kv_cache)
+        return
+    running = model
+    if calibrated:
         if arguments.kv_cache:
             use_stored_factors(model, arguments.kv_cache)
         running = folded(model)
-    (measured / "ranges.json").write_text(json.dumps(found, indent=1))
-    np.save(measured / "nll.npy", score(running, tokenizer, read_texts(arguments.held_out)))
-    progress(0, 1, "greedy continuation")
-    text = continuation(running, tokenizer, arguments.prompt, 96)
-    (measured / "text.json").write_text(json.dumps({"prompt": arguments.prompt, "text": text}, ensure_ascii=False))
+    measure(running, tokenizer, arguments, measured)
     progress(0, 1, "exporting the TensorRT-LLM checkpoint")
-    with torch.inference_mode():
-        export_tensorrt_llm_checkpoint(
-            model,
-            "llama",
-            torch.float16,
-            arguments.output,
-            inference_tensor_parallel=arguments.tp_size,
-        )
+    export_checkpoint(model, arguments.tp_size, arguments.output)
     check_kv_cache(arguments.output, arguments.kv_cache)
 
 

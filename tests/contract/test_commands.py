@@ -12,13 +12,14 @@ import pytest
 from helpers import hardware, memory, plan, releases, workspace
 from helpers.errors import WorkshopError
 from helpers.releases.contract import contract
-from helpers.toolchains import tensorrt_llm
+from helpers.toolchains import tensorrt_llm, tensorrt_llm_pytorch
 from helpers.toolchains.batching import Load
 from helpers.toolchains.choices import CHECKPOINTS
 from helpers.toolchains.sizes import Sizes
 from helpers.toolchains.tensorrt_llm import commands
 from helpers.toolchains.tensorrt_llm.kv import side_effects
 from helpers.toolchains.tensorrt_llm.sizes import engine_sizes, scoring_sizes
+from helpers.toolchains.tensorrt_llm_pytorch import commands as pytorch_commands
 
 WORKERS = workspace.REPOSITORY / "helpers" / "workers"
 OFFERED = [release.version for release in releases.offered()]
@@ -63,6 +64,37 @@ def test_every_command_is_one_that_the_program_takes(release):
     distinct = {tuple(command) for command in all_of_them}
     wrong = {command: found for command in distinct if (found := problems(release, list(command)))}
     assert wrong == {}
+
+
+@pytest.mark.parametrize("release", OFFERED)
+def test_every_command_of_the_pytorch_back_end_is_one_that_the_server_takes(release):
+    served = 0
+    for sheet, tp_size in product(USABLE, (1, 2)):
+        for precision in tensorrt_llm_pytorch.choices(sheet.key).offered:
+            for kv in tensorrt_llm_pytorch.kv_choices(sheet.key).offered(precision):
+                command = pytorch_commands.serve("bin/trtllm-serve", "folder", SIZES, tp_size, settings="more.yaml")
+                told = pytorch_commands.serve_settings(kv, 0.4, chunked_prefill=True)
+                assert problems(release, command) == []
+                assert contract(release).programs["trtllm-serve"].parse(command)["backend"] == "pytorch"
+                assert pytorch_settings_problems(release, told) == []
+                served += 1
+    assert served > 30
+
+
+def pytorch_settings_problems(release: str, told: dict[str, Any]) -> list[str]:
+    """What the classes that the file's settings become find wrong with them."""
+    entries = contract(release).entries
+    cache = entries["tensorrt_llm.llmapi.KvCacheConfig"].problems(told.get("kv_cache_config", {}))
+    return entries["tensorrt_llm.LLM"].problems({"model": "folder", **told}) + cache
+
+
+@pytest.mark.parametrize("release", OFFERED)
+def test_the_pytorch_back_end_tells_its_metrics_and_says_its_cache_in_the_file(release):
+    assert pytorch_commands.serve_settings(None, 0.4, chunked_prefill=False) == {"enable_iter_perf_stats": True}
+    told = pytorch_commands.serve_settings("fp8", 0.4, chunked_prefill=False)
+    # The file's cache settings replace the option's, so the share has to be said once more.
+    assert told["kv_cache_config"] == {"dtype": "fp8", "free_gpu_memory_fraction": 0.4}
+    assert "enable_iter_perf_stats" in pytorch_settings_problems(release, {"enable_iter_perf_stat": True})[0]
 
 
 def options_of(command: list[str]) -> list[str]:
@@ -133,6 +165,7 @@ ENTRIES = {
     "save_checkpoint": "tensorrt_llm.models.LLaMAForCausalLM.save_checkpoint",
     "generate_async": "tensorrt_llm.LLM.generate_async",
     "export_tensorrt_llm_checkpoint": "modelopt.torch.export.export_tensorrt_llm_checkpoint",
+    "export_hf_checkpoint": "modelopt.torch.export.export_hf_checkpoint",
     "quantize": "modelopt.torch.quantization.quantize",
     "deserialize_cuda_engine": "tensorrt.Runtime.deserialize_cuda_engine",
     "get_engine_information": "tensorrt.EngineInspector.get_engine_information",
@@ -160,12 +193,14 @@ def name_of(function: ast.expr) -> str:
 
 def calls(source: str) -> Iterator[tuple[str, list[ast.expr], dict[str, Any]]]:
     """(entry point, positional arguments, keywords) of every call of one in a worker's source."""
+    # Two classes are called LLM: the import says which.
+    entries = {**ENTRIES, "LLM": "tensorrt_llm.LLM"} if "from tensorrt_llm import LLM" in source else ENTRIES
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and name_of(node.func) in ENTRIES:
+        if isinstance(node, ast.Call) and name_of(node.func) in entries:
             # What is no constant is known only when the worker runs, so its type is not judged here.
             values = {word.arg: word.value for word in node.keywords if word.arg}
             keywords = {name: v.value if isinstance(v, ast.Constant) else None for name, v in values.items()}
-            yield ENTRIES[name_of(node.func)], node.args, keywords
+            yield entries[name_of(node.func)], node.args, keywords
 
 
 def wrong_calls(release: str, source: str) -> list[str]:
@@ -192,6 +227,7 @@ def test_the_workers_that_call_nvidias_code_are_these():
         "trtllm_convert.py",
         "trtllm_generate.py",
         "trtllm_inspect.py",
+        "trtllm_pytorch_generate.py",
         "trtllm_score.py",
     }
 
@@ -223,6 +259,10 @@ def test_every_call_in_a_worker_is_one_that_the_release_takes(release, worker):
         ("trtllm_convert.py", "quant_algo=", "algorithm="),
         ("trtllm_convert.py", "world_size=", "world="),
         ("modelopt_checkpoint.py", "inference_tensor_parallel=", "tensor_parallel="),
+        ("modelopt_checkpoint.py", "export_dir=", "directory="),
+        ("trtllm_pytorch_generate.py", "dtype=", "type="),
+        ("trtllm_pytorch_generate.py", "max_num_tokens=", "max_tokens_in_a_step="),
+        ("trtllm_pytorch_generate.py", "max_seq_len=", "build_config="),
     ],
 )
 def test_a_misspelt_keyword_is_noticed(worker, right, wrong):
@@ -241,9 +281,10 @@ def options_taken(worker: str) -> set[str]:
 SCORE = commands.score("python", "engine", "model", "texts", "scores", 2)
 BATCH = commands.batch("python", "engine", "model", "texts", Load(), 96, 32, "run", 2)
 GENERATE = commands.generate("python", "engine", "model", "prompt", 8, True, 2, block_reuse=False)
+PYTORCH = pytorch_commands.generate("python", "folder", "prompt", SIZES, 8, True, 2, "fp8")
 
 
-@pytest.mark.parametrize("command", [BATCH, GENERATE, SCORE], ids=["batch", "generate", "score"])
+@pytest.mark.parametrize("command", [BATCH, GENERATE, SCORE, PYTORCH], ids=["batch", "generate", "score", "pytorch"])
 def test_a_worker_is_called_with_options_that_it_has(command):
     worker = Path(command[1]).name
     assert set(options_of(command)) == options_taken(worker)

@@ -18,7 +18,8 @@ WANTED = """
     tensorrt_llm.llmapi.QuantAlgo tensorrt_llm.mapping.Mapping tensorrt_llm.LLM.generate
     tensorrt_llm.models.LLaMAForCausalLM.from_hugging_face tensorrt_llm.models.LLaMAForCausalLM.save_checkpoint
     tensorrt_llm.LLM.generate_async tensorrt_llm.LLM.get_stats tensorrt_llm.LLM.shutdown
-    modelopt.torch.export.export_tensorrt_llm_checkpoint modelopt.torch.quantization.quantize
+    modelopt.torch.export.export_tensorrt_llm_checkpoint modelopt.torch.export.export_hf_checkpoint
+    modelopt.torch.quantization.quantize
     tensorrt.Runtime tensorrt.Runtime.deserialize_cuda_engine tensorrt.ICudaEngine.create_engine_inspector
     tensorrt.EngineInspector.get_engine_information
 """

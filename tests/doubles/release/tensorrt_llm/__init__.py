@@ -8,9 +8,17 @@ import double
 double.start()
 
 from tensorrt_llm.builder import BuildConfig  # noqa: E402
-from tensorrt_llm.llmapi.llm import LLM  # noqa: E402
 from tensorrt_llm.mapping import Mapping  # noqa: E402
 from tensorrt_llm.sampling_params import SamplingParams  # noqa: E402
 
 __version__ = double.VERSION
 __all__ = ["LLM", "BuildConfig", "Mapping", "SamplingParams", "__version__"]
+
+
+def __getattr__(name):
+    """``LLM``, the PyTorch back end's, when it is first asked for: it needs torch."""
+    if name != "LLM":
+        raise AttributeError(f"module 'tensorrt_llm' has no attribute {name!r}")
+    from tensorrt_llm._pytorch import LLM
+
+    return LLM

@@ -26,6 +26,9 @@ from tensorrt_llm.executor import RequestError
 from tensorrt_llm.llmapi import KvCacheConfig, SchedulerConfig
 from tensorrt_llm.sampling_params import SamplingParams
 
+# transformers imports scikit-learn where there is one, for nothing that is done here, and each program waits for it.
+sys.modules.setdefault("sklearn", None)
+
 CUDA_OOM = (
     "[TensorRT-LLM][ERROR] CUDA runtime error in ::cudaMallocAsync(ptr, n, mMemPool->getPool(), mCudaStream->get()): "
     "out of memory"
@@ -84,8 +87,9 @@ class RequestOutput:
             raise StopAsyncIteration from None
 
 
-@double.entry("tensorrt_llm._tensorrt_engine.LLM", ValueError, named=9)
-class LLM:
+class Runner:
+    """What both back ends do; each refuses and reads what is its own."""
+
     def __init__(
         self,
         model,
@@ -103,11 +107,11 @@ class LLM:
         self._waiting, self._records, self._turn = [], [], threading.Lock()
         self._lock, self._requests, self._seen, self._read = threading.Lock(), 0, [], {}
         self._read_engine(tensor_parallel_size)
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         folder = Path(tokenizer or model)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModelForCausalLM.from_pretrained(folder).float().eval()
+        self._model = self._weights(folder)
         if len(self._ranks) > 1 and not (self._pretrained.get("quantization") or {}).get("quant_algo"):
             # So that the text of a split engine comes from all of its ranks' files.
             parts = [double_engine.weights(data) for data in self._ranks]
@@ -116,6 +120,12 @@ class LLM:
         self._fix_chunks(enable_chunked_prefill)
         self._pool = double_scheduler.Pool(self._blocks(), self._tokens_per_block)
         double_machine.hold(self._pool.blocks * self._tokens_per_block * self._bytes_per_token())
+
+    def _weights(self, folder):
+        """The model that generates: the Hugging Face weights in the tokenizer's folder."""
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(folder).float().eval()
 
     def _fix_reuse(self):
         """What ``fixExecutorConfig`` does: it warns and goes on."""
@@ -392,3 +402,8 @@ class LLM:
     def __exit__(self, *problem):
         self.shutdown()
         return False
+
+
+@double.entry("tensorrt_llm._tensorrt_engine.LLM", ValueError, named=9)
+class LLM(Runner):
+    """The engine back end."""

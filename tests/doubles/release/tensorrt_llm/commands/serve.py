@@ -47,7 +47,9 @@ def check(options):
     if options["backend"] not in ("tensorrt", "trt"):
         if "build_config" in settings:
             raise ValueError(f"Unrecognized model in {folder}. Should have a `model_type` key in its config.json")
-        raise NotImplementedError("the double has no PyTorch backend")
+        return
+    if "build_config" not in settings:
+        raise NotImplementedError("the double builds nothing from Hugging Face weights: give it an engine")
     model = Path(options["tokenizer"] or folder) / "config.json"
     if not model.is_file() or "model_type" not in json.loads(model.read_text()):
         # OpenAIServer reads the tokenizer's folder as a model's, and keeps None where that fails.
@@ -332,11 +334,19 @@ def main():
     made = arguments(options)
     engine, tokenizer = options["model"], options["tokenizer"]
     size = options.get("tp_size") or 1
-    from tensorrt_llm._tensorrt_engine import LLM
+    if options["backend"] in ("tensorrt", "trt"):
+        from tensorrt_llm._tensorrt_engine import LLM
 
+        settings = json.loads((Path(engine) / "config.json").read_text())
+        built = settings["build_config"]["max_batch_size"]
+    else:
+        from tensorrt_llm import LLM
+
+        limits = ("max_batch_size", "max_num_tokens", "max_seq_len")
+        made |= {name: options[name] for name in limits if options[name] is not None}
+        built = options["max_batch_size"]
     with LLM(model=engine, tokenizer=tokenizer, tensor_parallel_size=size, **made) as llm:
         Server.llm, Server.name = llm, Path(engine).name  # there is no --served_model_name
-        built = json.loads((Path(engine) / "config.json").read_text())["build_config"]["max_batch_size"]
         Server.slots = threading.Semaphore(min(built, options["max_batch_size"]))
         with Listener((options["host"], options["port"]), Server) as server:
             print(f"INFO:     Uvicorn running on http://{options['host']}:{options['port']}", flush=True)
