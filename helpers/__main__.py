@@ -4,10 +4,17 @@ import argparse
 import os
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from helpers.bench import command as bench
+from helpers.deploy import options as scaling
+from helpers.deploy.export import command as export
 from helpers.errors import WorkshopError
+
+if TYPE_CHECKING:
+    from helpers.deploy import Deployment
+    from helpers.serving import Endpoint
 
 _BESIDE = ("precision", "kv", "tp_size", "checkpoint", "from_checkpoint")
 _BESIDE_A_PLAN = ("gpu", "precision", "model", "release", "tp_size")
@@ -45,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--tp-size", type=int, help="number of GPUs (default: 1)")
     _add_memory(commands.add_parser("memory", help="how much of a GPU a model takes, and how many requests fit"))
     _add_recipes(commands)
+    export.add_to(commands)
     bench.add_to(commands)
     commands.add_parser("watch", help="follow the stages that are under way")
     return top
@@ -55,6 +63,10 @@ def _add_recipes(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     serve = commands.add_parser("serve", help="build what a recipe needs, and serve it until Ctrl-C")
     serve.add_argument("recipe", help="a file, or a name in data/recipes, such as bundled-cpu")
     serve.add_argument("--port", type=int, help="default: the recipe's, else a free one")
+    deploy = commands.add_parser("deploy", help="serve a recipe by replicas that follow the load, until Ctrl-C")
+    deploy.add_argument("recipe", help="a file, or a name in data/recipes, such as bundled-cpu")
+    deploy.add_argument("--port", type=int, help="default: a free one")
+    scaling.add_to(deploy)
     diff = commands.add_parser("diff", help="which stages it takes to go from one recipe to another; runs nothing")
     diff.add_argument("old", help="a recipe's file or name")
     diff.add_argument("new", help="a recipe's file or name")
@@ -99,7 +111,7 @@ def build(arguments: argparse.Namespace) -> None:
     if copied and toolchain.name != "tensorrt_llm":
         raise WorkshopError(
             "An engine is built from a TensorRT-LLM checkpoint on a GPU only. Copy the folder to a pod, or leave "
-            "--from-checkpoint out: the CPU toolchain builds from the model's own weights."
+            f"--from-checkpoint out: {toolchain.title} takes the model's own weights."
         )
     kv = AUTO if arguments.kv is None else None if arguments.kv == "fp16" else arguments.kv
     engine = (
@@ -121,27 +133,56 @@ def serve(name: str, port: int | None) -> int:
         WorkshopError: the recipe cannot be served here, or there is no such port.
         KeyboardInterrupt: it was asked to end before the server answered: something was still being built or started.
     """
+    from helpers import checkpoint, recipe, serving
+
+    def start() -> "Endpoint":
+        endpoint = serving.start(recipe.load(name), port=port)
+        print(f"\n{endpoint.curl(checkpoint.PROMPT, max_tokens=32)}")
+        return endpoint
+
+    return _until_told(start, "server", port)
+
+
+def deploy(arguments: argparse.Namespace) -> int:
+    """Serve a recipe by replicas that follow the load, until Ctrl-C or until Ray ends; 0 where it was asked to end.
+
+    Raises:
+        WorkshopError, KeyboardInterrupt: as :func:`serve`.
+    """
+    from helpers import deploy, recipe
+
+    wanted = scaling.scaling_of(arguments)
+    return _until_told(
+        lambda: deploy.start(recipe.load(arguments.recipe), wanted, port=arguments.port), "deployment", arguments.port
+    )
+
+
+def _until_told(start: "Callable[[], Endpoint | Deployment]", what: str, port: int | None) -> int:
+    """Start something and keep it until Ctrl-C or SIGTERM, or until it ends by itself; 0 where it was asked to end.
+
+    Raises:
+        WorkshopError: it cannot be started, or there is no such port.
+        KeyboardInterrupt: it was asked to end before it had started.
+    """
     import signal
     import time
-
-    from helpers import checkpoint, recipe, serving
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     if port is not None and not 0 <= port <= 65535:
         raise WorkshopError(f"There is no port {port}. Choose one from 1 to 65535, or 0 for a free one.")
-    signal.signal(signal.SIGTERM, stop)  # so that it ends in order, its server before it
-    with serving.start(recipe.load(name), port=port) as endpoint:
+    signal.signal(signal.SIGTERM, stop)  # so that it ends in order, its processes before it
+    with start() as started:
         try:
-            print(f"\n{endpoint.curl(checkpoint.PROMPT, max_tokens=32)}\n\nCtrl-C ends the server.", flush=True)
-            while endpoint.running:
+            print(f"\nCtrl-C ends the {what}.", flush=True)
+            while started.running:
                 time.sleep(0.5)
-            print(endpoint.status(), file=sys.stderr)
+            print(started.status(), file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            pass  # asked to end: the server is stopped below
-    print("\nThe server has ended.")
+            pass  # asked to end: it is stopped below
+    print(f"\nThe {what} has ended.")
     return 0
 
 
@@ -207,6 +248,10 @@ def run(arguments: argparse.Namespace) -> int:
         return conformance.main(arguments.url)
     if arguments.command == "bench":
         return bench.main(arguments)
+    if arguments.command == "deploy":
+        return deploy(arguments)
+    if arguments.command == "export":
+        return export.run(arguments)
     if arguments.command == "watch":
         from helpers import stage
 

@@ -6,13 +6,17 @@ what other platforms read. Nothing is imported here before it is asked for: a re
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from helpers.deploy.deployment import Deployment, start, stop_all
+    from helpers.deploy.scaling import Scaling
 
 _FROM = {
     "scaling": ("Scaling",),
     "deployment": ("Deployment", "start", "stop_all"),
 }
-__all__ = sorted(name for names in _FROM.values() for name in names)
+__all__ = ["Deployment", "Scaling", "start", "stop_all"]
 
 
 def __getattr__(name: str) -> Any:

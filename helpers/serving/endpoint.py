@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 METRICS = "metrics.jsonl"
 """The file of the endpoint's poller, in its run's folder."""
 
-_PATIENCE = {"openvino": 120.0, "tensorrt_llm": 900.0}  # seconds for a start; a large engine is read from a slow disk
+# Seconds for a start: a large engine is read from a slow disk, and the PyTorch back end captures CUDA graphs besides.
+_PATIENCE = {"openvino": 120.0, "tensorrt_llm": 900.0, "tensorrt_llm_pytorch": 900.0}
 _LOOK = 0.15  # seconds between two looks at a server that starts
 _FIRST_ANSWER = 60.0  # seconds that the first token may take: kernels may be prepared with it
 _LAST_WORD = 1.0  # seconds for the record that says that all is idle again
@@ -86,11 +87,11 @@ def start(
     """
     from helpers import toolchains
 
-    engine, options, asked, recipe = _resolved(what, options)
-    return Endpoint(engine, options, toolchains.best(), port or asked, time_limit, recipe).start()
+    engine, options, asked, recipe = resolved(what, options)
+    return Endpoint(engine, options, toolchains.of(engine), port or asked, time_limit, recipe).start()
 
 
-def _resolved(
+def resolved(
     what: "Engine | Recipe | str | Path", options: ServeOptions | None
 ) -> "tuple[Engine, ServeOptions, int, str]":
     """The engine, what its server is told, the port that somebody asked for (0: none), and the recipe's name."""
@@ -98,7 +99,7 @@ def _resolved(
     from helpers.toolchains.base import Engine
 
     if isinstance(what, Engine):
-        options_ = options or toolchains.best().serve_options(what)
+        options_ = options or toolchains.of(what).serve_options(what)
         return what, options_, 0 if options_.port == PORT else options_.port, ""
     from helpers import recipe
 

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from openvino_pipeline import add_kv_option, open_pipeline
+from openvino_pipeline import PROPERTIES, add_kv_option, open_pipeline
 
 TOKENS_PER_BLOCK = 32  # of the KV cache, as OpenVINO's CPU plugin has them
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -265,11 +265,15 @@ def parse() -> argparse.Namespace:
     for option in ("--kv-blocks", "--max-batch-size", "--max-num-tokens"):
         parser.add_argument(option, type=int, required=True)
     parser.add_argument("--chunked-prefill", action="store_true", help="cut prompts up; then nothing limits the batch")
+    parser.add_argument("--compile", action="store_true", help="compile the graph anew, and leave the blob alone")
     return parser.parse_args()
 
 
 def opened(arguments: argparse.Namespace) -> Any:
     """The pipeline, with the scheduler that was asked for."""
+    if arguments.compile:
+        for name in ("CACHE_DIR", "CACHE_MODE"):
+            del PROPERTIES[name]
     return open_pipeline(
         arguments.engine,
         arguments.kv_blocks,
@@ -291,13 +295,13 @@ def main() -> None:
     os.dup2(2, 1)
     engine = Engine(None, output, arguments)
     try:
-        engine.pipeline = opened(arguments)
         import openvino_genai as genai
 
+        imported = time.time()
+        engine.pipeline = opened(arguments)
         size = engine.pipeline.get_metrics().kv_cache_size_in_bytes
-        engine.write(
-            {"ready": {"version": genai.get_version(), "tokens_per_block": TOKENS_PER_BLOCK, "kv_bytes": size}}
-        )
+        told = {"version": genai.get_version(), "tokens_per_block": TOKENS_PER_BLOCK, "kv_bytes": size}
+        engine.write({"ready": {**told, "imported": imported}})
         engine.run(Lines(0))
     except Exception as error:
         engine.write({"fatal": first_line(error)})

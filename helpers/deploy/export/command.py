@@ -3,17 +3,7 @@
 import argparse
 import sys
 
-from helpers.deploy.scaling import Scaling
-
-_NUMBERS = {
-    "min_replicas": (int, "N", "replicas that stay without any load; 0 lets the last one end"),
-    "max_replicas": (int, "N", "replicas that there may be, each on GPUs of its own"),
-    "target_ongoing": (float, "R", "requests in flight for each replica that the autoscaler aims at"),
-    "max_ongoing": (int, "N", "requests that a replica takes at once (default: the recipe's batch)"),
-    "upscale_delay": (float, "S", "seconds of load before replicas are added"),
-    "downscale_delay": (float, "S", "seconds of less load before some are ended"),
-    "to_zero_delay": (float, "S", "the same for the last one"),
-}
+from helpers.deploy import options
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,11 +18,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     command.add_argument("--image", default="", help="what the cluster calls the container's image")
     command.add_argument("--baked", action="store_true", help="copy the engine into the image instead of mounting it")
     command.add_argument("--release", help="of TensorRT-LLM (default: the newest offered for the recipe's GPU)")
-    scaling, own = command.add_argument_group("scaling"), Scaling()
-    for name, (kind, mark, about) in _NUMBERS.items():
-        value = getattr(own, name)
-        default = f" (default: {value:g})" if value is not None else ""
-        scaling.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=mark, help=f"{about}{default}")
+    options.add_to(command)
 
 
 def run(asked: argparse.Namespace) -> int:
@@ -43,9 +29,8 @@ def run(asked: argparse.Namespace) -> int:
     """
     from helpers.deploy.export.files import export
 
-    given = {name: value for name in _NUMBERS if (value := getattr(asked, name)) is not None}
     targets = [name.strip() for name in asked.target.split(",") if name.strip()]
-    scaling = Scaling(**given)
+    scaling = options.scaling_of(asked)
     made = export(asked.recipe, scaling, targets=targets, image=asked.image, baked=asked.baked, release=asked.release)
     written = asked.output and made.made
     print(made.summary() if written else made)

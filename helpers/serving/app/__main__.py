@@ -8,14 +8,15 @@ import argparse
 import asyncio
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from helpers.errors import WorkshopError
 
 
-def parse() -> argparse.Namespace:
-    """The options."""
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, from a command's words; None for those that this process was started with."""
     parser = argparse.ArgumentParser(prog="python -m helpers.serving.app", description=__doc__)
     parser.add_argument("--engine", type=Path, required=True, help="its folder")
     parser.add_argument("--model-name", help="what /v1/models tells; the folder's name if missing")
@@ -34,7 +35,8 @@ def parse() -> argparse.Namespace:
         "--chunked-prefill", action="store_true", help="cut long prompts up; nothing limits the batch then"
     )
     parser.add_argument("--kv-cache", choices=["f16", "u8"], default="f16", help="what the engine was built with")
-    return parser.parse_args()
+    parser.add_argument("--compile", action="store_true", help="compile the graph anew, and leave the blob alone")
+    return parser.parse_args(words)
 
 
 def worker_options(arguments: argparse.Namespace) -> list[str]:
@@ -42,7 +44,8 @@ def worker_options(arguments: argparse.Namespace) -> list[str]:
     options = ["--engine", str(arguments.engine.resolve()), "--kv-cache", arguments.kv_cache]
     for name in ("kv_blocks", "max_batch_size", "max_num_tokens"):
         options += ["--" + name.replace("_", "-"), str(getattr(arguments, name))]
-    return options + (["--chunked-prefill"] if arguments.chunked_prefill else [])
+    flags = [f"--{name.replace('_', '-')}" for name in ("chunked_prefill", "compile") if getattr(arguments, name)]
+    return options + flags
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -61,10 +64,12 @@ def check(arguments: argparse.Namespace) -> None:
         raise WorkshopError(f"--max-queue is {arguments.max_queue}; it must be 0 or more.")
 
 
-async def serve(arguments: argparse.Namespace, process: "subprocess.Popen[bytes]") -> int:
-    """Serve until told to stop, or until the engine's process ends; gives the exit status."""
-    import uvicorn
+async def opened(arguments: argparse.Namespace, process: "subprocess.Popen[bytes]") -> tuple[Any, Any]:
+    """The application and the engine behind it, once that is loaded; for a replica of a deployment too (notebook 09).
 
+    Raises:
+        WorkshopError: the engine did not load; its process has ended.
+    """
     from helpers.serving.app import http
     from helpers.serving.app.engine import Engine
     from helpers.serving.app.metrics import Records
@@ -79,13 +84,23 @@ async def serve(arguments: argparse.Namespace, process: "subprocess.Popen[bytes]
         await engine.start()
     except (Refusal, WorkshopError) as error:
         await engine.close()
-        print(f"error: the engine did not load. {error}", file=sys.stderr, flush=True)
-        return 1
+        raise WorkshopError(f"The engine did not load. {error}") from None
     limits = limits_of(arguments, engine.told["tokens_per_block"])
     sizes = {name: getattr(limits, name) for name in ("max_batch_size", "max_num_tokens", "kv_blocks")}
     records.append(Records({**sizes, "tokens_per_block": engine.told["tokens_per_block"]}))
     name = arguments.model_name or arguments.engine.resolve().name
-    app = http.with_raw_send(http.make_app(http.Server(name, text, engine, records[0], limits)))
+    return http.with_raw_send(http.make_app(http.Server(name, text, engine, records[0], limits))), engine
+
+
+async def serve(arguments: argparse.Namespace, process: "subprocess.Popen[bytes]") -> int:
+    """Serve until told to stop, or until the engine's process ends; gives the exit status."""
+    import uvicorn
+
+    try:
+        app, engine = await opened(arguments, process)
+    except WorkshopError as error:
+        print(f"error: {str(error)[0].lower()}{str(error)[1:]}", file=sys.stderr, flush=True)
+        return 1
 
     class Serving(uvicorn.Server):
         """Ends the streams before it waits for them to end."""
