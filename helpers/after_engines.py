@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from helpers import checkpoint, hardware, models, plan, releases, unified
-from helpers.cards import Picture, Shown, Table
+from helpers.cards import Card, Picture, Shown, Table
 from helpers.plan import HOME, Plan, Step, shell_line
 from helpers.toolchains import tensorrt_llm, tensorrt_llm_pytorch
 from helpers.toolchains.choices import AUTO, CHECKPOINTS, TITLES, kv_of
@@ -117,7 +117,8 @@ class Stages(Shown):
         return f"{self.table()}\n\n{self.commands()}"
 
     def _repr_html_(self) -> str:
-        return self.table()._repr_html_() + self.commands()._repr_html_()
+        commands = f"<details><summary>The commands, both ways</summary>{self.commands()._repr_html_()}</details>"
+        return self.table()._repr_html_() + commands
 
 
 def stages(
@@ -281,8 +282,8 @@ def _figure(results: "tuple[Result, Result]", name: str) -> tuple[str, list[str]
     return METRICS[name].heading, [result.summary.number(name) for result in results]
 
 
-def both(model: "Model | None" = None, load: "Load | None" = None, precision: str | None = None) -> "BothWays | Stages":
-    """Build and serve a model both ways one after the other, and measure both under one load; on a CPU, a preview.
+def both(model: "Model | None" = None, load: "Load | None" = None, precision: str | None = None) -> BothWays | Card:
+    """Build and serve a model both ways one after the other, and measure both under one load; on a CPU, what it would.
 
     Args:
         model: None for the toolchain's own.
@@ -290,7 +291,7 @@ def both(model: "Model | None" = None, load: "Load | None" = None, precision: st
         precision: None for :func:`shared`.
 
     Returns:
-        The comparison; where no TensorRT-LLM is used, :func:`stages`: what a pod would run.
+        The comparison; where no TensorRT-LLM is used, a card that says what is left out.
 
     Raises:
         WorkshopError: a stage, a server or the benchmark failed.
@@ -298,13 +299,13 @@ def both(model: "Model | None" = None, load: "Load | None" = None, precision: st
     from helpers import bench, serving, toolchains
     from helpers.bench.load import Load
 
+    load = load or Load(concurrency=32, requests=128)
     gpu = hardware.supported_gpu(hardware.look())
     if toolchains.best().name not in toolchains.ON_GPU or gpu is None:
-        return stages(precision)
+        return _not_here(load, precision or shared())
     releases.require()
     found = model or models.find(toolchains.default_model())
     chosen = precision or _shared_here()
-    load = load or Load(concurrency=32, requests=128)
     engines = [toolchain.build(found, chosen) for toolchain in (tensorrt_llm, tensorrt_llm_pytorch)]
     starts, results = [], []
     for engine in engines:
@@ -313,6 +314,29 @@ def both(model: "Model | None" = None, load: "Load | None" = None, precision: st
             results.append(bench.run(endpoint, load))
     built = engines[0].manifest.seconds
     return BothWays(engines[0].full_title, built, (starts[0], starts[1]), (results[0], results[1]))
+
+
+def _not_here(load: "Load", precision: str) -> Card:
+    """What a pod would measure, where nothing of TensorRT-LLM runs."""
+    facts = {
+        "it would run": f"the five stages above in {TITLES[precision]}, once with an engine and once without",
+        "the load": f"{load.kind}; {load.input_tokens} tokens in, {load.output_tokens} out",
+        "it would tell": "seconds to build, seconds from start to the first answer, tokens/s, TTFT, ITL",
+    }
+    return Card("Not measured: this machine has no GPU that TensorRT-LLM runs on", facts)
+
+
+def compared() -> tuple[str, ...]:
+    """The precisions of weights that are worth comparing both ways on this machine's GPU.
+
+    FP8 where the GPU has it, else 16 bits and INT4; FP8 on a CPU, whose preview is of another machine.
+    """
+    from helpers import toolchains
+
+    if toolchains.best().name not in toolchains.ON_GPU:
+        return ("fp8",)
+    best = _shared_here()
+    return (best,) if best == "fp8" else tuple(dict.fromkeys(("fp16", best)))
 
 
 def _shared_here() -> str:

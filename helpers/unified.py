@@ -704,7 +704,7 @@ def draw(found: Packagings) -> Picture:
             )
         axis.set(xscale="log", yscale="log", xlabel="weight scale, unified", ylabel="weight scale, TensorRT-LLM")
         axis.set_title("measured: the same weights, packed twice")
-        axis.legend(fontsize=9, loc="upper left")
+        axis.legend(fontsize=9, loc="lower right")
     lines = [
         [row.name, f"{row.unified:.3e}", f"{row.checkpoint:.3e}", f"{row.checkpoint / row.unified:.3f}"]
         for row in found.rows

@@ -3,21 +3,25 @@
 Each works unanswered too, so that a notebook runs as it is. The right answers are computed, most by the memory planner:
 :mod:`helpers.exercises.kv_cache` belongs to notebook 05, :mod:`helpers.exercises.tensor_parallel` to notebook 06,
 :mod:`helpers.exercises.recipe` to notebook 07, :mod:`helpers.exercises.bench` to notebook 08, whose answers come from
-the reader's own measurements, :mod:`helpers.exercises.production` to notebook 09.
+the reader's own measurements, :mod:`helpers.exercises.production` to notebook 09,
+:mod:`helpers.exercises.pytorch_backend` to notebook 10.
 """
 
 from helpers.exercises.bench import check_concurrency, check_cost, check_tpot, tpot_request
 from helpers.exercises.kv_cache import check_precisions, check_requests_on_a10g, solutions
 from helpers.exercises.production import check_cold_share, check_replicas
+from helpers.exercises.pytorch_backend import check_after_int8, check_joined_scale
 from helpers.exercises.recipe import check_recipe_change, check_request, check_talk_recipe
 from helpers.exercises.tensor_parallel import check_all_reduce_bytes, check_gpus_for_70b, gpus_for_70b
 
 __all__ = [
+    "check_after_int8",
     "check_all_reduce_bytes",
     "check_cold_share",
     "check_concurrency",
     "check_cost",
     "check_gpus_for_70b",
+    "check_joined_scale",
     "check_precisions",
     "check_recipe_change",
     "check_replicas",
