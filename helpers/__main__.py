@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from helpers.bench import command as bench
 from helpers.deploy import options as scaling
 from helpers.deploy.export import command as export
+from helpers.deploy.scaling import Scaling
 from helpers.errors import WorkshopError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _add_recipes(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     deploy = commands.add_parser("deploy", help="serve a recipe by replicas that follow the load, until Ctrl-C")
     deploy.add_argument("recipe", help="a file, or a name in data/recipes, such as bundled-cpu")
     deploy.add_argument("--port", type=int, help="default: a free one")
-    scaling.add_to(deploy)
+    scaling.add_to(deploy, Scaling())
     diff = commands.add_parser("diff", help="which stages it takes to go from one recipe to another; runs nothing")
     diff.add_argument("old", help="a recipe's file or name")
     diff.add_argument("new", help="a recipe's file or name")
@@ -151,7 +152,7 @@ def deploy(arguments: argparse.Namespace) -> int:
     """
     from helpers import deploy, recipe
 
-    wanted = scaling.scaling_of(arguments)
+    wanted = scaling.scaling_of(arguments, Scaling())
     return _until_told(
         lambda: deploy.start(recipe.load(arguments.recipe), wanted, port=arguments.port), "deployment", arguments.port
     )

@@ -177,7 +177,7 @@ SLIPS = {
     "kubernetes/volume.yaml": [("accessModes:", "accessMode:"), ("readOnlyRootFilesystem: true", "readOnly: true")],
     "kubernetes/autoscaler.yaml": [
         ("maxReplicaCount:", "maxReplicas:"),
-        ("stabilizationWindowSeconds: 1", "stabilizationWindowSeconds: '1'"),
+        ("stabilizationWindowSeconds: 30", "stabilizationWindowSeconds: '1'"),
         ("  scalingMetric:", "  scalingMetrics:"),
     ],
     SERVICE: [

@@ -15,19 +15,24 @@ _NUMBERS = {
 }
 
 
-def add_to(command: argparse.ArgumentParser) -> None:
-    """Give a command an option for each."""
-    group, own = command.add_argument_group("scaling"), Scaling()
+def add_to(command: argparse.ArgumentParser, own: Scaling) -> None:
+    """Give a command an option for each.
+
+    Args:
+        command: to be given them.
+        own: what holds where an option is missing.
+    """
+    group = command.add_argument_group("scaling")
     for name, (kind, mark, about) in _NUMBERS.items():
         value = getattr(own, name)
         default = f" (default: {value:g})" if value is not None else ""
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=mark, help=f"{about}{default}")
 
 
-def scaling_of(asked: argparse.Namespace) -> Scaling:
-    """What the options say; the usual where one is missing.
+def scaling_of(asked: argparse.Namespace, own: Scaling) -> Scaling:
+    """What the options say, and ``own`` where one is missing.
 
     Raises:
         WorkshopError: a value that makes no sense.
     """
-    return Scaling(**{name: value for name in _NUMBERS if (value := getattr(asked, name)) is not None})
+    return own.with_(**{name: value for name in _NUMBERS if (value := getattr(asked, name)) is not None})

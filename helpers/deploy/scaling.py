@@ -72,3 +72,10 @@ class Scaling:
     def with_(self, **changes: Any) -> "Scaling":
         """The same with some things changed."""
         return replace(self, **changes)
+
+
+PATIENT = Scaling(upscale_delay=30.0, downscale_delay=300.0, look_back=30.0, interval=10.0)
+"""For starts that take minutes, as those of large engines do: what is ended too early is paid for with another start.
+
+Chosen after Ray Serve's own defaults (30 s, 600 s, 30 s and 10 s); notebook 09's own is quick, since its starts are.
+"""

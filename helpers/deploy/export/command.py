@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from helpers.deploy import options
+from helpers.deploy.scaling import PATIENT
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -18,7 +19,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     command.add_argument("--image", default="", help="what the cluster calls the container's image")
     command.add_argument("--baked", action="store_true", help="copy the engine into the image instead of mounting it")
     command.add_argument("--release", help="of TensorRT-LLM (default: the newest offered for the recipe's GPU)")
-    options.add_to(command)
+    options.add_to(command, PATIENT)
 
 
 def run(asked: argparse.Namespace) -> int:
@@ -30,7 +31,7 @@ def run(asked: argparse.Namespace) -> int:
     from helpers.deploy.export.files import export
 
     targets = [name.strip() for name in asked.target.split(",") if name.strip()]
-    scaling = options.scaling_of(asked)
+    scaling = options.scaling_of(asked, PATIENT)
     made = export(asked.recipe, scaling, targets=targets, image=asked.image, baked=asked.baked, release=asked.release)
     written = asked.output and made.made
     print(made.summary() if written else made)

@@ -10,7 +10,7 @@ from helpers import hardware
 from helpers.deploy.export import container, kserve, kubernetes, ray_config, readme, triton, truss_file
 from helpers.deploy.export.exported import Exported
 from helpers.deploy.export.subject import RECIPE, File, Subject, release_of
-from helpers.deploy.scaling import Scaling
+from helpers.deploy.scaling import PATIENT, Scaling
 from helpers.errors import WorkshopError
 
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
@@ -42,7 +42,7 @@ def export(
 
     Args:
         recipe: itself, its file or its name.
-        scaling: when replicas are added and taken away; None for :class:`Scaling`'s own values.
+        scaling: when replicas are added and taken away; None for :data:`PATIENT`.
         targets: names of :data:`TARGETS`; none for all of them.
         image: what the cluster calls the container's image; empty for NVIDIA's own, or for ``NAME:1`` where one has to
             be built.
@@ -59,7 +59,7 @@ def export(
     recipe, chosen = given(recipe), _chosen(targets)
     rules.require(recipe)
     _require_one(recipe, image, baked, release)
-    subject = Subject(recipe, scaling or Scaling(), release_of(recipe, release), image, baked)
+    subject = Subject(recipe, scaling or PATIENT, release_of(recipe, release), image, baked)
     refusals = {name: why for name, module in chosen.items() if (why := module.refusal(subject))}
     made = {name: module for name, module in chosen.items() if name not in refusals}
     files: dict[str, File] = {}
