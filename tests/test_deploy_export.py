@@ -177,7 +177,7 @@ SLIPS = {
     "kubernetes/volume.yaml": [("accessModes:", "accessMode:"), ("readOnlyRootFilesystem: true", "readOnly: true")],
     "kubernetes/autoscaler.yaml": [
         ("maxReplicaCount:", "maxReplicas:"),
-        ("stabilizationWindowSeconds: 30", "stabilizationWindowSeconds: '1'"),
+        ("stabilizationWindowSeconds: 300", "stabilizationWindowSeconds: '300'"),
         ("  scalingMetric:", "  scalingMetrics:"),
     ],
     SERVICE: [
