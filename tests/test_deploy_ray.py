@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from conftest import ROOT, runs, until
+from test_conformance import double  # noqa: F401  # a fixture: the address of the double of trtllm-serve
 
 from helpers import deploy, models, serving
 from helpers.deploy import Scaling, cluster, ray_app
@@ -35,7 +36,8 @@ def test_the_scaling_becomes_rays_own_settings_field_by_field():
 
     scaling = Scaling(1, 3, 5.0, None, 0.5, 7.0, 9.0, 3.0, 0.25)
     config = AutoscalingConfig(**ray_app.autoscaling(scaling, 32))
-    assert (config.min_replicas, config.initial_replicas, config.max_replicas) == (1, 1, 3)
+    # An initial number would be gone back to at each change of the settings, by ending replicas that run.
+    assert (config.min_replicas, config.initial_replicas, config.max_replicas) == (1, None, 3)
     assert (config.target_ongoing_requests, config.upscale_delay_s, config.downscale_delay_s) == (5.0, 0.5, 7.0)
     assert (config.downscale_to_zero_delay_s, config.look_back_period_s, config.metrics_interval_s) == (9.0, 3.0, 0.25)
 
@@ -87,7 +89,7 @@ def test_a_replica_on_a_gpu_reserves_as_many_as_its_engine_is_split_over():
 
 
 def test_another_rays_variables_do_not_reach_ours_and_nobody_is_told_of_its_use(tmp_path):
-    made = cluster.environment(tmp_path / "token", {"RAY_ADDRESS": "ray://elsewhere:10001", "HOME": "/home/x"})
+    made = cluster.environment(tmp_path, {"RAY_ADDRESS": "ray://elsewhere:10001", "HOME": "/home/x"})
     assert "RAY_ADDRESS" not in made and made["HOME"] == "/home/x"
     assert (made["RAY_USAGE_STATS_ENABLED"], made["RAY_AUTH_MODE"]) == ("0", "token")
     assert made["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
@@ -247,6 +249,26 @@ def test_a_server_beside_a_replica_that_ends_by_itself_is_noticed(child):
     assert asyncio.run(all_of_it())["status"] == 502 and child.failed
 
 
+@pytest.mark.slow
+def test_the_double_of_trtllm_serve_passes_the_same_checks_through_it(double):  # noqa: F811
+    import uvicorn
+
+    from helpers.serving import conformance
+
+    port = serving.ports.free_port("127.0.0.1")
+    through = PassThrough(double.removesuffix("/v1"))
+    server = uvicorn.Server(uvicorn.Config(through, host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started, 10, "the start of the application")
+    try:
+        report = conformance.run(f"http://127.0.0.1:{port}/v1", ours=False)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+    assert report.ok, str(report)
+
+
 # --- A real deployment ---------------------------------------------------------------
 
 QUICK = Scaling(0, 2, 2.0, 4, upscale_delay=0.3, downscale_delay=2.0, look_back=1.0, interval=0.25)
@@ -341,7 +363,7 @@ def test_a_burst_brings_a_second_replica_then_none_and_every_answer_is_whole(mad
     assert counts == [300] * 12 and more == 200
     deployment.wait(0, 30)
     replicas = deployment.observed().replicas()
-    assert all(ENDED in steps for steps in replicas.values()) and len(replicas) == 2
+    assert all(ENDED in steps for steps in replicas.values()) and len(replicas) >= 2
     assert not engines(deployment)
 
 
@@ -356,6 +378,33 @@ def test_a_replica_whose_engine_was_killed_is_replaced(made_by_notebooks, deploy
     assert [one.pid for one in engines(deployment)] != [killed.pid]
 
 
+def test_another_scaling_is_followed_at_once_and_leaves_the_replica_that_runs_alone(made_by_notebooks, deployment):
+    deployment.first_answer(max_tokens=1)
+    before = [one.pid for one in engines(deployment)]
+    deployment.change(QUICK.with_(min_replicas=1))
+    assert deployment.changed_seconds < 5 and deployment.moment().running == 1
+    deployment.change(QUICK.with_(min_replicas=1, max_ongoing=3))
+    assert deployment.scaling.max_ongoing == 3 and "changed, and followed after" in str(deployment)
+    time.sleep(QUICK.last_delay + QUICK.look_back + 1)
+    assert [one.pid for one in engines(deployment)] == before, "the replica was not kept"
+    (warm,) = deploy.cold_starts(deployment, 1)
+    assert warm.warm
+    with pytest.raises(WorkshopError, match="target_ongoing is 40"):
+        deployment.change(QUICK.with_(target_ongoing=40))
+    assert deployment.scaling.max_ongoing == 3
+
+
+def test_without_the_blob_replicas_are_replaced_and_cold_starts_are_measured(made_by_notebooks, deployment):
+    before = {one.pid for one in engines(deployment)}
+    deployment.change(blob=False)
+    (compiling,) = engines(deployment)
+    assert compiling.pid not in before and "--compile" in compiling.cmdline()
+    deployment.change(QUICK)
+    (cold,) = deploy.cold_starts(deployment, 1)
+    assert not cold.warm and not cold.missing and cold.total > 0.5
+    assert "--compile" in engines(deployment)[0].cmdline() and "without its blob" in deployment.title
+
+
 def test_stopping_it_leaves_no_process_and_no_folder_of_rays(made_by_notebooks, deployment):
     everything = [psutil.Process(deployment.pid), *family(deployment)]
     temporary = Path(deployment._told("began")["began"]["temporary"])
@@ -365,6 +414,30 @@ def test_stopping_it_leaves_no_process_and_no_folder_of_rays(made_by_notebooks, 
     assert not temporary.exists() and (deployment.folder / cluster.LOGS / "raylet.out").is_file()
     with pytest.raises(WorkshopError, match="was stopped"):
         deployment.first_answer()
+
+
+def test_a_replica_that_cannot_start_says_why_and_killing_rays_program_leaves_no_process(
+    made_by_notebooks, engine, tmp_path
+):
+    import shutil
+
+    from helpers import workspace
+    from helpers.toolchains.base import Engine
+
+    broken = Path(shutil.copytree(engine.path, tmp_path / "broken"))
+    (broken / "graph" / "openvino_model.xml").write_text("<net>")
+    shutil.rmtree(broken / "compiled")
+    deployment = deploy.start(Engine(broken, workspace.read_manifest(broken)))
+    try:
+        with pytest.raises(WorkshopError, match=r"No replica of .* can start. The engine did not load"):
+            deployment.first_answer(time_limit=60)
+        everything = [psutil.Process(deployment.pid), *family(deployment)]
+        os.kill(deployment._told("began")["began"]["pid"], signal.SIGKILL)
+        until(lambda: not any(runs(one.pid) for one in everything), 10, "the end of all that it started")
+        with pytest.raises(WorkshopError, match=r"ended\. Ray"):
+            deployment.first_answer()
+    finally:
+        deployment.stop()
 
 
 def test_killing_whoever_started_it_leaves_no_process_and_no_half_started_ray(made_by_notebooks, engine):

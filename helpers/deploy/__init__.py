@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from helpers.deploy.deployment import Deployment, start, stop_all
     from helpers.deploy.scaling import Scaling
+    from helpers.deploy.trials import cold_starts
 
 _FROM = {
     "scaling": ("Scaling",),
     "deployment": ("Deployment", "start", "stop_all"),
+    "trials": ("cold_starts",),
 }
-__all__ = ["Deployment", "Scaling", "start", "stop_all"]
+__all__ = ["Deployment", "Scaling", "cold_starts", "start", "stop_all"]
 
 
 def __getattr__(name: str) -> Any:

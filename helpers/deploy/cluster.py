@@ -4,7 +4,8 @@
 JSON lines on standard output tell how it goes: ``{"step": ...}``, the first one with ``began``, which names this
 process and Ray's own folder; then ``{"ready": true}`` or ``{"error": ...}``; and from then on ``{"problem": ...}`` when
 no replica can start, and ``{"well": true}`` when one can again. A few times a second it notes what the replicas do
-(:mod:`helpers.deploy.observed`). It ends with SIGTERM, SIGINT, or its folder.
+(:mod:`helpers.deploy.observed`), and looks whether something else is asked for: then it deploys that into the Ray that
+runs, and tells ``{"changed": N}`` or ``{"refused": N, "why": ...}``. It ends with SIGTERM, SIGINT, or its folder.
 
 Ray listens on this machine's own addresses only. One kind of port is an exception: a Serve replica listens on every
 address for requests of other deployments. Like all that Ray's processes say to each other, those need the token of
@@ -27,19 +28,22 @@ from pathlib import Path
 from typing import Any
 
 from helpers import keeper, processes
-from helpers.deploy.marks import append
+from helpers.deploy.marks import LEFT_OUT, append
 from helpers.deploy.observed import ASKED, ENDED, MARKS, MOMENTS, Moment, read
 
 APP = "workshop"
 """The name of the application."""
 ASKED_FILE = "asked.json"
-"""In the folder: ``arguments`` of :func:`helpers.deploy.ray_app.build`, ``port``, and ``cpus`` that Ray may reserve."""
+"""In the folder: ``arguments`` of :func:`helpers.deploy.ray_app.build`, ``port``, ``cpus`` that Ray may reserve, and
+``number``, which grows when the arguments change."""
 LOGS = "ray"
 """In the folder: Ray's own logs; while it runs a link to them."""
 
 _LOCAL = "127.0.0.1"
 _EVERY = 0.25  # seconds between two looks at the replicas
 _STORE = 80_000_000  # bytes of Ray's object store; requests and answers do not go through it
+_UNNEEDED = ("pandas", "rfc3987_syntax")
+_FOLLOWS = 20.0  # seconds that Ray has to follow other settings
 _ATTEMPTS = 3  # Ray gives its own processes half a minute to start, which a busy machine may need
 _KEEP_ALIVE = 120  # seconds that a client's connection is kept open between two requests
 _ROOM_FOR_SOCKETS = 25  # characters of the temporary folder's path: a socket's has 107 at most, and Ray takes 80
@@ -47,18 +51,19 @@ _STARTING, _STOPPING = ("STARTING", "UPDATING", "RECOVERING"), ("STOPPING", "PEN
 _SAID = re.compile(r"WorkshopError: (.+?)\s*$", re.MULTILINE)
 
 
-def environment(token: Path, base: Mapping[str, str]) -> dict[str, str]:
+def environment(temporary: Path, base: Mapping[str, str]) -> dict[str, str]:
     """The variables of Ray's processes.
 
     Args:
-        token: the file of this run's token.
+        temporary: the folder with this run's token.
         base: to begin with; what it says about another Ray is left out.
     """
+    paths = (str(temporary / LEFT_OUT), str(Path(__file__).parents[2]), base.get("PYTHONPATH"))
     kept = {name: value for name, value in base.items() if not name.startswith("RAY_")}
     return kept | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_AUTH_TOKEN_PATH": str(temporary / "token"),
         # As on macOS: the machine is known by its loopback address, and Ray's servers listen on nothing else.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # A process is started when a replica is asked for, not before: what is measured is a cold start.
@@ -66,8 +71,23 @@ def environment(token: Path, base: Mapping[str, str]) -> dict[str, str]:
         "RAY_prestart_worker_first_driver": "false",
         "RAY_agent_register_timeout_ms": "120000",
         "RAY_SERVE_LOG_TO_STDERR": "0",
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), base.get("PYTHONPATH")))),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
+
+
+def leave_out(temporary: Path) -> None:
+    """Make what Ray's processes import without a need for it fail to import there, as where it is not installed.
+
+    ``import ray`` brings jsonschema, which takes ``rfc3987_syntax`` where Jupyter's packages have installed it; that
+    one reads a large grammar each time, which takes longer than all of Ray. Ray Serve takes pandas where there is one.
+    """
+    folder = temporary / LEFT_OUT
+    folder.mkdir()
+    for name in _UNNEEDED:
+        (folder / f"{name}.py").write_text(
+            f"raise ImportError({name!r} ' is left out: Ray starts faster without it')\n"
+        )
+    sys.path.insert(0, str(folder))  # this process is one of Ray's too
 
 
 @dataclass
@@ -157,7 +177,8 @@ class Cluster:
         token = self.temporary / "token"
         token.touch(0o600)
         token.write_text(secrets.token_hex(32))
-        wanted = environment(token, os.environ)
+        leave_out(self.temporary)
+        wanted = environment(self.temporary, os.environ)
         os.environ.clear()
         os.environ.update(wanted)
         (self.folder / LOGS).symlink_to(self._rays / "session_latest" / "logs")
@@ -198,15 +219,51 @@ class Cluster:
         serve.start(proxy_location="HeadOnly", http_options=options)
 
     def _start_application(self) -> None:
-        from ray import serve
         from ray.serve.context import _get_global_client
+
+        self._deploy()
+        self._client = _get_global_client()
+        self._controller = self._client._controller
+
+    def _deploy(self) -> None:
+        """Deploy what is asked for, or change what is deployed to it."""
+        from ray import serve
 
         from helpers.deploy.ray_app import build
 
         target = serve.RunTarget(build(self.asked["arguments"]), name=APP, route_prefix="/")
         serve.run_many([target], wait_for_applications_running=False)
-        self._client = _get_global_client()
-        self._controller = self._client._controller
+
+    def _change(self) -> None:
+        """Deploy something else where that is asked for; what runs stays as it is where it cannot be."""
+        # It is replaced as a whole, so it is never read half-written; without a folder all ends anyway.
+        try:
+            asked = json.loads((self.folder / ASKED_FILE).read_text())
+        except FileNotFoundError:
+            return
+        if asked["number"] == self.asked["number"]:
+            return
+        before, self.asked = self.asked, asked
+        try:
+            self._deploy()
+            self._wait_until_followed()
+            self.tell(changed=asked["number"])
+        except Exception as error:
+            self.asked = {**before, "number": asked["number"]}
+            self.tell(refused=asked["number"], why=reason(f"{type(error).__name__}: {error}"))
+
+    def _wait_until_followed(self) -> None:
+        """Ray has taken the settings and follows them from its next look at the replicas on."""
+        from helpers.deploy.ray_app import settings
+
+        wanted, deadline = settings(self.asked["arguments"]), time.monotonic() + _FOLLOWS
+        while time.monotonic() < deadline:
+            config = (self.deployment() or {}).get("deployment_config", {})
+            config = config | (config.get("autoscaling_config") or {})
+            if all(config.get(name) == value for name, value in wanted.items()):
+                return
+            time.sleep(0.02)
+        raise Failed(f"Ray does not follow them within {_FOLLOWS:g} s.")
 
     def deployment(self) -> dict[str, Any] | None:
         """What Ray says about the deployment; None before it knows it."""
@@ -224,6 +281,7 @@ class Cluster:
         look, ready, wanted = Look(self.folder), False, int(self.asked["arguments"].get("min_replicas", 0))
         due = time.monotonic()
         while self.folder.is_dir():
+            self._change()
             deployment = self.deployment()
             if deployment is not None:
                 moment = look.take(deployment, time.time())

@@ -44,6 +44,7 @@ PROMPT = "The weather today"
 _PATIENCE = 180.0  # seconds for Ray's own start; each replica that is kept has the toolchain's time on top
 _REPLICA = {"openvino": 60.0, "tensorrt_llm": 900.0}
 _LOOK = 0.15  # seconds between two looks
+_CPUS = 64  # that replicas may reserve: on a CPU they share the cores, and on GPUs it is these that are counted
 _ENDING = 6.0  # seconds that Ray has to end by itself, before it is ended by force
 _TOLD = "told.jsonl"
 
@@ -190,6 +191,7 @@ class Deployment(Shown):
         blob: False if each replica compiles the engine's graph at its start.
         folder: of its notes and logs.
         started_seconds: from its start until it took requests; None before.
+        changed_seconds: from the last :meth:`change` until Ray followed the new settings; None before.
     """
 
     def __init__(
@@ -200,6 +202,8 @@ class Deployment(Shown):
         self.model, self.recipe, self.blob = engine.path.name, recipe, blob
         self.folder = Path(os.devnull)
         self.started_seconds: float | None = None
+        self.changed_seconds: float | None = None
+        self._number, self._cpus = 0, max(_CPUS, scaling.max_replicas)
         self._process: subprocess.Popen[bytes] | None = None
         self._owner, self._stopped, self._began = os.getpid(), False, time.monotonic()
         self._changing = threading.RLock()
@@ -258,16 +262,11 @@ class Deployment(Shown):
 
     def _spawn(self, port: int | None) -> None:
         """Start its process."""
-        from helpers.deploy.ray_app import arguments_of
-
         if port:
             ports.require_free(LOCAL, port)
         self.options = replace(self.options, host=LOCAL, port=port or ports.free_port(LOCAL))
         self.folder = stage.run_directory(f"deploy-{self.engine.path.name}")
-        arguments = arguments_of(self.engine, self.options, self.scaling, notes=str(self.folder), blob=self.blob)
-        cpus = max(os.cpu_count() or 1, self.scaling.max_replicas)  # on a CPU replicas share the cores
-        asked = {"arguments": arguments, "port": self.port, "cpus": cpus}
-        workspace.write_whole(self.folder / ASKED_FILE, json.dumps(asked, indent=1))
+        self._ask(self.scaling, self.blob)
         command = keeper.keeping([sys.executable, "-m", "helpers.deploy.cluster", str(self.folder)])
         with self.log.open("wb") as log, (self.folder / _TOLD).open("wb") as told:
             self._process = subprocess.Popen(
@@ -280,6 +279,74 @@ class Deployment(Shown):
             )
         _started.append(self)
         self._began = time.monotonic()
+
+    def _ask(self, scaling: Scaling, blob: bool) -> None:
+        """Write down what is asked for, where the program reads it."""
+        from helpers.deploy.ray_app import arguments_of
+
+        arguments = arguments_of(self.engine, self.options, scaling, notes=str(self.folder), blob=blob)
+        asked = {"arguments": arguments, "port": self.port, "cpus": self._cpus, "number": self._number}
+        workspace.write_whole(self.folder / ASKED_FILE, json.dumps(asked, indent=1))
+
+    def change(
+        self, scaling: Scaling | None = None, *, blob: bool | None = None, time_limit: float = 120
+    ) -> "Deployment":
+        """Go on with other settings, without starting Ray again; notes go on in the same files.
+
+        Another scaling leaves the replicas that run alone; ``blob`` replaces them, each once its streams have ended.
+        Returns once as many replicas run as are kept without load: at once where that is none.
+
+        Args:
+            scaling: how many replicas there shall be from now on; None for no change.
+            blob: False compiles the engine's graph at each replica's start; None for no change.
+            time_limit: seconds.
+
+        Raises:
+            WorkshopError: what cannot work, the deployment has ended, no replica can start, or it took too long.
+        """
+        from helpers import toolchains
+
+        wanted, with_blob = scaling or self.scaling, self.blob if blob is None else blob
+        self._require_running()
+        _require_fit(self.engine, self.options, wanted, toolchains.best(), with_blob)
+        if wanted.max_replicas > self._cpus:
+            raise WorkshopError(
+                f"max_replicas is {wanted.max_replicas}, and this Ray was started for {self._cpus} at most. Give "
+                "fewer, or start another deployment."
+            )
+        replaced = self._present() if with_blob != self.blob else set()
+        with self._changing:
+            self._number, began, live = self._number + 1, time.monotonic(), Live()
+            self._ask(wanted, with_blob)
+        title, doing = f"Changing {self.title}", lambda: _in_words(self.moment())
+        self._wait_until(lambda: self._followed(began), live, title, time_limit, doing)
+        self.scaling, self.blob = wanted, with_blob
+        self._wait_until(lambda: self._settled(replaced), live, title, time_limit, doing)
+        live.finish(self)
+        return self
+
+    def _present(self) -> set[str]:
+        """The replicas that have not ended."""
+        return {name for name, steps in self.observed().replicas().items() if ENDED not in steps}
+
+    def _followed(self, began: float) -> bool:
+        """True once Ray follows the last change.
+
+        Raises:
+            WorkshopError: it does not; with the reason.
+        """
+        told = self._told("changed", "refused") or {}
+        if told.get("refused") == self._number:
+            raise WorkshopError(f"The settings of {self.title} stay as they were. {told['why']}")
+        if told.get("changed") != self._number:
+            return False
+        self.changed_seconds = time.monotonic() - began
+        return True
+
+    def _settled(self, replaced: set[str]) -> bool:
+        """True once some replicas have ended, and as many run as are kept."""
+        moment = self.moment()
+        return not replaced & self._present() and moment is not None and moment.running >= self.scaling.min_replicas
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         """What the program has told, the last first."""
@@ -380,39 +447,44 @@ class Deployment(Shown):
         moments = self.observed().moments
         return moments[-1] if moments else None
 
-    def wait(self, replicas: int, time_limit: float = 60) -> None:
+    def wait(self, replicas: int, time_limit: float = 60, *, live: Live | None = None) -> None:
         """Wait until so many replicas run, and none is starting or stopping beside them; then show them.
 
         Args:
             replicas: how many.
             time_limit: seconds.
+            live: where the progress is drawn; the replicas are not shown at the end then.
 
         Raises:
             WorkshopError: it took longer, the deployment has ended, or no replica can start.
         """
-        live = Live()
+        shown = live or Live()
 
         def there() -> bool:
             now = self.moment()
             return now is not None and (now.running, now.starting, now.stopping) == (replicas, 0, 0)
 
         title = f"Waiting until {counted(replicas, 'replica')} run" + ("s" if replicas == 1 else "")
-        self._wait_until(there, live, title, time_limit, lambda: _in_words(self.moment()))
-        live.finish(self.status())
+        self._wait_until(there, shown, title, time_limit, lambda: _in_words(self.moment()))
+        if live is None:
+            shown.finish(self.status())
 
-    def first_answer(self, prompt: str = PROMPT, max_tokens: int = 16, time_limit: float = 120) -> Answer:
+    def first_answer(
+        self, prompt: str = PROMPT, max_tokens: int = 16, time_limit: float = 120, *, live: Live | None = None
+    ) -> Answer:
         """Send one streamed request and take its times; without a replica it starts one.
 
         Args:
             prompt: what to continue, greedily.
             max_tokens: of the answer, at most.
             time_limit: seconds until the first token, and between two.
+            live: where the progress is drawn; the answer is not shown at the end then.
 
         Raises:
             WorkshopError: no replica can start, or an error came instead of an answer.
         """
         self._require_running()
-        now, live, ended = self.moment(), Live(), threading.Event()
+        now, shown, ended = self.moment(), live or Live(), threading.Event()
         found: list[Answer | Exception] = []
 
         def ask() -> None:
@@ -424,12 +496,13 @@ class Deployment(Shown):
 
         threading.Thread(target=ask, name="workshop-first-answer", daemon=True).start()
         self._wait_until(
-            lambda: ended.wait(0), live, "Waiting for an answer", time_limit, lambda: _in_words(self.moment())
+            lambda: ended.wait(0), shown, "Waiting for an answer", time_limit, lambda: _in_words(self.moment())
         )
         if isinstance(found[0], Exception):
             raise WorkshopError(f"No answer came from {self.url}: {found[0]}") from None
         answer = replace(found[0], cold=now is None or now.running == 0)
-        live.finish(answer)
+        if live is None:
+            shown.finish(answer)
         return answer
 
     def status(self) -> Table:
@@ -462,8 +535,11 @@ class Deployment(Shown):
         facts["aims at"] = f"{scaling.target_ongoing:g} requests in flight for each"
         if self.started_seconds is not None:
             facts["took requests"] = f"{seconds_text(self.started_seconds)} after its start"
+        if self.changed_seconds is not None:
+            facts["settings"] = f"changed, and followed after {seconds_text(self.changed_seconds)}"
         facts["log"] = str(self.log)
-        note = "No replica runs before the first request." if scaling.min_replicas == 0 and state == "running" else ""
+        before = self.started_seconds is not None and self.changed_seconds is None
+        note = "No replica runs before the first request." if scaling.min_replicas == 0 and before else ""
         return Card(f"Deployment of {self.title}: {state}", facts, note)
 
     def __str__(self) -> str:

@@ -9,6 +9,9 @@ from typing import Any
 
 from helpers.deploy.observed import FIRST_TOKEN, MARKS
 
+LEFT_OUT = "left-out"
+"""Folder of modules that Ray's own processes do without (:func:`helpers.deploy.cluster.leave_out`)."""
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]

@@ -5,7 +5,10 @@ file names the same function as its ``import_path`` and gives the same arguments
 whether Ray runs on a laptop or over many machines.
 """
 
+import contextlib
+import hashlib
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -76,8 +79,15 @@ def application(
         health_check_period_s=_HEALTH,
         logging_config={"enable_access_log": False},
     )
-    bound: Application = served.bind(dict(told))
+    # Ray takes every deployment for a new one and replaces its replicas, unless their version says that they are the
+    # same; an option for it is only among Ray's internal ones.
+    bound: Application = served.options(version=version(told), _internal=True).bind(dict(told))
     return bound
+
+
+def version(told: Mapping[str, Any]) -> str:
+    """What replicas are told, as a short name: those of one version need no restart when the scaling changes. Pure."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def replica_class() -> Any:
@@ -126,7 +136,6 @@ def autoscaling(scaling: Scaling, batch: int) -> dict[str, Any]:
         )
     return {
         "min_replicas": scaling.min_replicas,
-        "initial_replicas": scaling.min_replicas,
         "max_replicas": scaling.max_replicas,
         "target_ongoing_requests": scaling.target_ongoing,
         "upscale_delay_s": scaling.upscale_delay,
@@ -135,6 +144,19 @@ def autoscaling(scaling: Scaling, batch: int) -> dict[str, Any]:
         "look_back_period_s": scaling.look_back,
         "metrics_interval_s": scaling.interval,
     }
+
+
+def settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What Ray tells of a deployment that follows the arguments: its autoscaling, and ``max_ongoing_requests``.
+
+    Raises:
+        WorkshopError: as :func:`build`.
+    """
+    asked = parsed(arguments)
+    scaling = Scaling(**{name: value for name, value in asked.items() if name in _SCALING})
+    told, _ = described(asked)
+    batch = int(told["options"]["sizes"]["max_batch_size"])
+    return autoscaling(scaling, batch) | {"max_ongoing_requests": scaling.max_ongoing or batch}
 
 
 def parsed(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,7 +197,7 @@ def described(asked: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         WorkshopError: there is no such recipe or engine.
     """
     from helpers import recipe, toolchains, workspace
-    from helpers.deploy.replica import as_told
+    from helpers.deploy.replica import as_told, options_of, words_of
     from helpers.toolchains.base import Engine
 
     told: dict[str, Any] = {name: asked[name] for name in ("notes", "blob") if name in asked}
@@ -193,6 +215,11 @@ def described(asked: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         told["engine"] = str(folder)
         options, ranks = toolchains.best().serve_options(engine), _ranks(engine)
     told["options"] = asked.get("options") or as_told(options)
+    if "engine" in asked and ranks == 0:
+        # A replica that finds it out for itself imports for longer than its engine loads. On another machine it does.
+        with contextlib.suppress(WorkshopError):
+            words = words_of(engine, options_of(told["options"]), toolchains.best())
+            told |= {"words": words, "node": platform.node()}
     return told, ranks
 
 

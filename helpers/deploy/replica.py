@@ -7,14 +7,15 @@ single server of notebook 07. Nothing here collects requests into batches: the e
 
 import asyncio
 import os
+import platform
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from helpers.deploy.marks import App, Notes, Watched, process_began
+from helpers.deploy.marks import LEFT_OUT, App, Notes, Watched, process_began
 from helpers.deploy.observed import ENDED, IMPORTED, LOADED, PROCESS, READY
 from helpers.errors import WorkshopError
 
@@ -52,22 +53,19 @@ class InProcess:
         ended: is set once the engine's process is gone.
     """
 
-    def __init__(self, engine: "Engine", options: "ServeOptions", toolchain: Any, blob: bool) -> None:
+    def __init__(self, words: Sequence[str], blob: bool) -> None:
         """Start to load the engine; what the application needs is imported meanwhile.
 
         Args:
-            engine, options: what is served, and how.
-            toolchain: whose ``serve_command`` says so.
+            words: from :func:`words_of`.
             blob: False compiles the engine's graph anew.
 
         Raises:
-            WorkshopError: the engine does not fit this machine.
+            WorkshopError: there is no engine.
         """
         from helpers.serving.app import __main__ as program
         from helpers.serving.app.engine import launch
 
-        words = toolchain.serve_command(engine, options).command
-        words = words[words.index("helpers.serving.app") + 1 :]
         self._arguments = program.parse(words if blob else [*words, "--compile"])
         program.check(self._arguments)
         self._process = launch(program.worker_options(self._arguments))
@@ -148,11 +146,14 @@ class Replica:
         """Begin; :meth:`start` loads the engine.
 
         Args:
-            told: what :func:`helpers.deploy.ray_app.told` put together.
+            told: what :func:`helpers.deploy.ray_app.described` put together.
             name: of the replica, in its notes.
         """
         self.notes = Notes(Path(told["notes"]) if told.get("notes") else None, name or f"process {os.getpid()}")
         self.notes.note(PROCESS, process_began())
+        if paths := os.environ.get("PYTHONPATH"):  # what Ray does without, an engine's own process may need
+            kept = [path for path in paths.split(os.pathsep) if Path(path).name != LEFT_OUT]
+            os.environ["PYTHONPATH"] = os.pathsep.join(kept)
         self._told = told
         self._backend: Backend | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -164,16 +165,22 @@ class Replica:
         Raises:
             WorkshopError: the engine does not fit this machine, or did not load.
         """
-        engine, options, toolchain = resolved(self._told)
-        if toolchain.name == "openvino":
-            self._backend = InProcess(engine, options, toolchain, bool(self._told.get("blob", True)))
-        else:
-            self._backend = Beside(engine, options, toolchain)
+        self._backend = self._chosen()
         app = await self._backend.start(self.notes)
         self.notes.note(LOADED)
         self.app = Watched(app, self.notes)
         self._watching = asyncio.create_task(self._watch(self._backend, self.app))
         return self.app
+
+    def _chosen(self) -> Backend:
+        """What answers here, with its engine beginning to load."""
+        blob = bool(self._told.get("blob", True))
+        if self._told.get("words") and self._told.get("node") == platform.node():
+            return InProcess(self._told["words"], blob)  # all is known: to find it out again takes half a second
+        engine, options, toolchain = resolved(self._told)
+        if toolchain.name == "openvino":
+            return InProcess(words_of(engine, options, toolchain), blob)
+        return Beside(engine, options, toolchain)
 
     async def _watch(self, backend: Backend, app: Watched) -> None:
         """End this process when its engine has died: Ray then sends its requests elsewhere, and starts another."""
@@ -232,6 +239,16 @@ def resolved(told: Mapping[str, Any]) -> "tuple[Engine, ServeOptions, Any]":
     else:
         raise WorkshopError(f"There is no engine in {folder}. Build it on this machine, or deploy a recipe.")
     return engine, options_of(told["options"]), toolchains.best()
+
+
+def words_of(engine: "Engine", options: "ServeOptions", toolchain: Any) -> list[str]:
+    """What the CPU server's program is told for an engine.
+
+    Raises:
+        WorkshopError: the engine does not fit this machine.
+    """
+    words: list[str] = toolchain.serve_command(engine, options).command
+    return words[words.index("helpers.serving.app") + 1 :]
 
 
 def options_of(told: Mapping[str, Any]) -> "ServeOptions":
