@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 from helpers.bench.load import Load
 from helpers.bench.profile import checked
 from helpers.cards import Card, Shown
+from helpers.errors import WorkshopError
 
 if TYPE_CHECKING:
     from helpers.bench.results.result import Result, Sweep
     from helpers.deploy.scaling import Scaling
 
-CALM, RISEN, BURST = 0.1, 0.5, 1.6
+CALM, RISEN, BURST = 0.1, 0.5, 2.5
 """Shares of what one replica gets through: at the begin and the end, after the rise, and in the burst."""
 
-_RISE, _BURST, _AFTER = 12.0, 10.0, 8.0  # seconds
+_RISE, _BURST, _AFTER = 12.0, 8.0, 8.0  # seconds
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,14 +74,21 @@ def rise_and_burst(measured: "Sweep | Result | Any", scaling: "Scaling") -> Tria
         scaling: of the deployment.
 
     Raises:
-        WorkshopError: the sweep has no such load.
+        WorkshopError: the sweep has no such load, or nothing of it was answered.
     """
     aim = max(1, round(scaling.target_ongoing))
     one = measured.at(aim) if hasattr(measured, "at") else measured
-    capacity = one.value("request_rate")
-    assert capacity  # a load that ended has a rate
+    capacity = _capacity(one)
     burst_ends = _RISE + _BURST
     points = [(0, CALM), (_RISE, RISEN), (_RISE, BURST), (burst_ends, BURST), (burst_ends, CALM)]
     points.append((burst_ends + _AFTER, CALM))
     profile = checked([(at, round(share * capacity, 2)) for at, share in points])
     return Trial(capacity, aim, one.load.with_(profile=profile, requests=None, runs=1, warmup=None, ramp=None))
+
+
+def _capacity(result: "Result") -> float:
+    """Requests a second while all of a load's requests were in flight; of the whole run where it had no such time."""
+    rate, full, all_of_it = (result.value(name) for name in ("request_rate", "full_rate", "output_rate"))
+    if not rate:
+        raise WorkshopError("No request of this load was answered, so it does not tell what a replica gets through.")
+    return rate * full / all_of_it if full and all_of_it else rate
