@@ -13,11 +13,13 @@ from helpers.deploy.scaling import Scaling
 from helpers.deploy.simulation import idle, planning
 from helpers.deploy.simulation.arrivals import Arrival, changing, of_rows, poisson
 from helpers.deploy.simulation.cold_start import ColdStart
-from helpers.deploy.simulation.comparison import Comparison, against
+from helpers.deploy.simulation.comparison import SHARING, Comparison, against
 from helpers.deploy.simulation.policy import NOTHING, Counts, Sample, decide
+from helpers.deploy.simulation.recording import recording
 from helpers.deploy.simulation.running import run
 from helpers.deploy.simulation.service import Level, Service
 from helpers.deploy.simulation.simulated import Simulated
+from helpers.deploy.simulation.sources import published_service, ways
 from helpers.errors import WorkshopError
 
 FIXED = Scaling(min_replicas=1, max_replicas=1, target_ongoing=1.0)
@@ -423,7 +425,8 @@ def test_a_service_comes_from_a_sweep_up_to_the_batch_limit() -> None:
         lambda: planning.plan(busy(0), QUICK, WARM, planning.Goal(ttft=1), replicas=()),
         lambda: idle.to_zero(QUICK, via=("floppy",)),
         lambda: idle.to_zero(QUICK, sizes=()),
-        lambda: against(SimpleNamespace(rows=[], began=0.0, observed=Observed()), ELASTIC, QUICK, WARM),
+        lambda: against(SimpleNamespace(rows=[], began=0.0, observed=Observed()), QUICK, ELASTIC, WARM),
+        lambda: against(SimpleNamespace(rows=[], began=0.0, observed=Observed()), QUICK),
         lambda: run([Arrival(2, 1), Arrival(1, 1)], QUICK, ELASTIC, WARM),
     ],
 )
@@ -483,7 +486,7 @@ def compared(engine: float, **changes: float) -> Comparison:
     scaling = Scaling(max_replicas=2, target_ongoing=4.0)
     cold = ColdStart(process=1, imports=2, engine=1)
     measured = as_measured(run(load, QUICK, scaling, cold, 99))
-    return against(measured, scaling.with_(**changes), QUICK, cold.with_(engine=engine), seeds=10)
+    return against(measured, QUICK, scaling.with_(**changes), cold.with_(engine=engine), ending=0.0, seeds=10)
 
 
 def test_a_run_of_the_same_kind_is_within_the_stated_error() -> None:
@@ -512,6 +515,39 @@ def test_a_comparison_is_drawn_and_told_and_the_same_twice() -> None:
     assert "Simulated:" in str(compared(1))
 
 
+# --- Against recorded runs of the real deployment ---------------------------------
+
+
+@pytest.mark.parametrize("name", ["openvino-two-cores", "openvino-two-cores-busier"])
+def test_the_simulation_is_within_its_stated_error_of_a_recorded_run(name: str) -> None:
+    recorded = recording(name)
+    found = against(recorded.timeline, recorded.service.with_(sharing=SHARING))
+    assert found.within, found.sentence
+    assert {"replicas at most", "up to 2", "down to 0", "TTFT p99"} <= {one.name for one in found.figures}
+    assert "in this run" in found.typical.assumptions
+    for one in found.figures:  # not only the range of the seeds but its middle
+        assert abs(one.middle - one.measured) <= one.allowed, one.name
+
+
+def test_a_run_whose_sweep_had_waits_four_times_as_long_is_not_and_the_sentence_says_so() -> None:
+    recorded = recording("openvino-two-cores-disturbed")
+    found = against(recorded.timeline, recorded.service.with_(sharing=SHARING))
+    assert not found.within and "TTFT p99" in found.sentence and "Do not plan" in found.sentence
+    assert {one.name for one in found.figures if one.within} >= {"replicas at most", "up to 1", "up to 2"}
+
+
+def test_starts_before_a_run_can_be_taken_instead_of_its_own() -> None:
+    recorded = recording("openvino-two-cores")
+    found = against(recorded.timeline, recorded.service, before=recorded.timeline.observed, seeds=2)
+    assert "before this run" in found.typical.cold_start.source
+    assert found.typical.cold_start.beside >= 1
+
+
+def test_an_unknown_recording_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(WorkshopError, match="openvino-two-cores"):
+        recording("another")
+
+
 # --- Answers ----------------------------------------------------------------
 
 
@@ -528,6 +564,13 @@ def test_a_plan_finds_the_cheapest_set_up_that_keeps_the_goal() -> None:
     assert [one.gpu_hours for one in fixed] == pytest.approx([n * fixed[0].gpu_hours for n in (1, 2, 3, 4)], rel=0.02)
     assert found.sentence.startswith("Simulated: ") and "GPU-hours" in found.sentence
     assert found.picture().svg == found.picture().svg and "assumed" in str(found)
+
+
+def test_a_plan_without_anything_given_says_what_it_assumes() -> None:
+    found = planning.plan()
+    assert found.best is not None and found.best.kind == planning.SCALED
+    assert "published: the talk" in str(found) and "recorded: " in str(found)
+    assert len(found.options[0].done.requests) >= 1000
 
 
 def test_a_plan_that_nothing_keeps_says_so() -> None:
@@ -550,7 +593,35 @@ def test_scale_to_zero_costs_a_cold_start_at_p99_and_saves_hours() -> None:
     assert "assumed" in told and "measured: here" in told and "kept warm" in told
 
 
+def test_recorded_and_published_ways_stand_beside_the_talks_aim() -> None:
+    found = idle.to_zero(QUICK, per_hour=(10,), via=("h200",))
+    small, large = found.cases
+    assert small.cold == pytest.approx(0.521 + 4.09 + 0.328 + 10 / 1.9, rel=0.01)
+    for one, seconds in ((small, 10), (large, 60)):
+        assert one.keeps_aim == (one.cold < seconds)
+    assert "recorded: " in str(found) and "published: the talk aims for less than 10" in found.sentence
+
+
+def test_a_published_service_gives_each_user_his_share() -> None:
+    service = published_service()
+    assert 1 / service.at(32).tpot == pytest.approx(5000 / 32) and 1 / service.at(64).tpot == pytest.approx(7000 / 64)
+    assert service.batch == 64 and service.source.startswith("published: the talk")
+
+
+def test_only_one_replica_rests_as_early_as_it_can_and_ends_when_it_would_have() -> None:
+    scaling = Scaling(min_replicas=0, max_replicas=1, downscale_delay=10.0)
+    load = [Arrival(float(at), 11) for at in (0, 9, 30, 30.2, 60)]
+    few, more = (run(load, QUICK, scaling.with_(max_replicas=most), ColdStart(process=2.03), 3) for most in (1, 2))
+    assert [one.ended for one in few.requests] == pytest.approx([one.ended for one in more.requests], abs=1e-6)
+    ends = [[mark.time for mark in one.observed.marks if mark.step == ENDED] for one in (few, more)]
+    assert ends[0] == pytest.approx(ends[1], abs=1e-6) and len(ends[0]) >= 3
+
+
 def test_every_way_to_load_says_where_its_bandwidth_comes_from() -> None:
-    for one in idle.ways().values():
-        assert one.rate > 0 and one.rate_label in ("published", "computed", "assumed") and len(one.rate_source) > 20
+    for one in ways().values():
+        assert (
+            one.rate > 0
+            and one.rate_label in ("published", "computed", "assumed", "recorded")
+            and len(one.rate_source) > 20
+        )
         assert (one.rate_label == "published") == ("https://" in one.rate_source)

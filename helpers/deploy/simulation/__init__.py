@@ -11,12 +11,14 @@ from typing import Any
 
 _FROM = {
     "comparison": ("Comparison", "against"),
-    "arrivals": ("Arrival", "changing", "of_rows", "poisson"),
+    "arrivals": ("Arrival", "MORNING", "changing", "of_rows", "poisson"),
     "cold_start": ("ColdStart",),
     "planning": ("Goal", "Plan", "plan"),
     "running": ("run",),
     "service": ("Service",),
     "simulated": ("Request", "Simulated"),
+    "recording": ("recording", "recordings"),
+    "sources": ("GB", "published_service", "recorded_rest", "recorded_start"),
     "idle": ("ToZero", "to_zero"),
 }
 __all__ = sorted(name for names in _FROM.values() for name in names)

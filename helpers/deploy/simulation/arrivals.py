@@ -9,6 +9,9 @@ from itertools import pairwise
 from helpers.bench.rows import Row
 from helpers.errors import WorkshopError
 
+MORNING = ((0, 1), (240, 1), (480, 14), (720, 14), (840, 2), (1200, 2))
+"""A load that rises fourteenfold within 20 minutes and falls again: seconds, requests a second."""
+
 
 @dataclass(frozen=True)
 class Arrival:

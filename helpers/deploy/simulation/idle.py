@@ -1,61 +1,28 @@
 """What scale to zero costs those who ask, and what it saves, simulated (notebook 09)."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.bench.analysis.points import time_text
-from helpers.cards import Picture, Shown, Table, bytes_text, seconds_text
+from helpers.bench.analysis.points import joined, time_text
+from helpers.cards import Picture, Shown, Table, bytes_text, counted, seconds_text
 from helpers.deploy.observed import READY
 from helpers.deploy.scaling import Scaling
 from helpers.deploy.simulation.arrivals import poisson
 from helpers.deploy.simulation.cold_start import ColdStart
 from helpers.deploy.simulation.running import run
+from helpers.deploy.simulation.sources import GB, aim, published_service, recorded_rest, way
 from helpers.errors import WorkshopError
 
 if TYPE_CHECKING:
     from helpers.deploy.simulation.service import Service
     from helpers.deploy.simulation.simulated import Simulated
 
-LOADING = Path(__file__).resolve().parents[3] / "data" / "loading.toml"
-GB = 1e9
 IDLE = 300.0
 """Seconds without a request after which the last replica ends, where no scaling is given."""
 
-_REQUESTS = 600  # at least, so that a p99 is more than its slowest few
-_HOURS = 24.0  # at least
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way of an engine into GPU memory: its key, its name, GB/s, how that is known, and from where."""
-
-    key: str
-    name: str
-    rate: float
-    rate_label: str
-    rate_source: str
-
-
-@cache
-def ways() -> Mapping[str, Way]:
-    """All ways of ``data/loading.toml``, by their keys."""
-    return {key: Way(key, **row) for key, row in tomllib.loads(LOADING.read_text()).items()}
-
-
-def way(key: str) -> Way:
-    """One of them.
-
-    Raises:
-        WorkshopError: there is none of that name.
-    """
-    if key not in ways():
-        raise WorkshopError(f"There is no way {key!r} to load an engine. Give one of: {', '.join(ways())}.")
-    return ways()[key]
+_REQUESTS = 1000  # of which a p99 leaves out ten
 
 
 @dataclass(frozen=True)
@@ -64,6 +31,7 @@ class Case:
 
     Attributes:
         engine: its size and where it is read from; empty for the replica that is kept.
+        size: of the engine, in bytes; 0 for the replica that is kept.
         per_hour: requests an hour.
         cold: seconds of its cold start.
         wait, usual: TTFT p99 and p50, in seconds.
@@ -72,12 +40,26 @@ class Case:
     """
 
     engine: str
+    size: float
     per_hour: float
     cold: float
     wait: float
     usual: float
     met: float
     gpu_hours: float
+
+    @property
+    def keeps_aim(self) -> bool | None:
+        """True if its cold start is as short as others aim for; None where nobody said."""
+        found = aim(self.size)
+        return None if found is None else self.cold < found.seconds
+
+    @property
+    def _aim(self) -> str:
+        found = aim(self.size)
+        if found is None:
+            return "–"
+        return f"under {seconds_text(found.seconds)}: {'kept' if self.keeps_aim else 'missed'}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,7 +97,22 @@ class ToZero(Shown):
             said += ", and it saves nothing." if min(one.gpu_hours for one in spared) > 23 else "."
         else:
             said += " At every load here at least 1% of requests meet a cold start, so p99 is about as long as that is."
-        return said + self._trend()
+        return said + self._trend() + self._aims()
+
+    def _aims(self) -> str:
+        """Which ways of loading are as quick as others aim for."""
+        said = []
+        for size in dict.fromkeys(one.size for one in self.cases):
+            found, kinds = aim(size), {one.engine: bool(one.keeps_aim) for one in self.cases if one.size == size}
+            if found is None:
+                continue
+            good = [name.split(", ", 1)[1] for name, kept in kinds.items() if kept]
+            who = joined(good) if good else "none"
+            said.append(
+                f" published: {found.source} aims for less than {seconds_text(found.seconds)} for "
+                f"{bytes_text(size)}; of the {counted(len(kinds), 'way')} here that is kept by: {who}."
+            )
+        return "".join(said)
 
     def _trend(self) -> str:
         """Whether more traffic makes p99 shorter, over all engines."""
@@ -133,6 +130,7 @@ class ToZero(Shown):
         columns = [
             "engine",
             "cold start",
+            "published aim",
             "requests an hour",
             "met no ready replica",
             "TTFT p50",
@@ -145,6 +143,7 @@ class ToZero(Shown):
             [
                 one.engine,
                 seconds_text(one.cold),
+                one._aim,
                 f"{one.per_hour:g}",
                 f"{one.met:.1%}",
                 time_text(one.usual),
@@ -173,11 +172,11 @@ class ToZero(Shown):
 
 
 def to_zero(
-    service: "Service",
+    service: "Service | None" = None,
     *,
     sizes: Sequence[float] = (10 * GB, 50 * GB),
-    via: Sequence[str] = ("network", "nvme"),
-    per_hour: Sequence[float] = (2, 10, 60),
+    via: Sequence[str] = ("network", "safetensors", "h200"),
+    per_hour: Sequence[float] = (2, 30),
     rest: ColdStart | None = None,
     scaling: Scaling | None = None,
     tokens: float = 128,
@@ -186,12 +185,13 @@ def to_zero(
     """Simulate engines that are let go of when nobody asks, and one replica that is kept instead.
 
     Args:
-        service: how fast a replica serves.
+        service: how fast a replica serves; None for what the talk told of its GPU, published.
         sizes: of the engines, in bytes.
-        via: where they are read from: keys of ``data/loading.toml``.
+        via: where they are read from: keys of ``data/loading.toml``, or ``h200`` and ``h200-memory`` for what was
+            recorded of a machine's disk and page cache. The engine is copied to the GPU while it is read.
         per_hour: requests an hour, at random times.
-        rest: the cold start but for reading the engine: process, imports and the like, measured best; None for 10 s of
-            imports, assumed.
+        rest: the cold start but for reading the engine: process, imports and the like, measured best; None for what was
+            recorded on a machine with a GPU (:func:`helpers.deploy.simulation.sources.recorded_rest`).
         scaling: the settings; None for at most one replica that ends after :data:`IDLE` seconds.
         tokens: of an answer.
         seed: of the arrivals and the simulation; the same requests come to every engine.
@@ -201,36 +201,38 @@ def to_zero(
     """
     if not sizes or not via or not per_hour:
         raise WorkshopError("There is nothing to simulate. Give sizes, ways to load them, and requests an hour.")
-    rest = ColdStart(imports=10.0) if rest is None else rest
+    service = published_service() if service is None else service
+    rest = recorded_rest() if rest is None else rest
     scaling = Scaling(max_replicas=1, downscale_delay=IDLE) if scaling is None else scaling.with_(min_replicas=0)
     found = [way(key) for key in via]
     engines = {
-        f"{bytes_text(size)}, {one.name}": rest.with_(engine=rest.engine + size / (one.rate * GB))
+        f"{bytes_text(size)}, {one.name}": (size, rest.with_(engine=rest.engine + size / (one.rate * GB)))
         for size in sizes
         for one in found
     }
     cases, kept = [], {}
-    hours = {load: max(_HOURS, _REQUESTS / load) for load in per_hour}
+    hours = {load: _REQUESTS / load for load in per_hour}
     loads = {load: poisson(load / 3600, hours[load] * 3600, tokens, seed) for load in per_hour}
     for load in per_hour:
         done = run(loads[load], service, scaling.with_(min_replicas=1), rest, seed, until=hours[load] * 3600)
-        kept[load] = _case("", load, 0.0, done, hours[load])
-    for name, cold in engines.items():
+        kept[load] = _case("", 0.0, load, 0.0, done, hours[load])
+    for name, (size, cold) in engines.items():
         for load in per_hour:
             done = run(loads[load], service, scaling, cold, seed, until=hours[load] * 3600)
-            cases.append(_case(name, load, cold.seconds, done, hours[load]))
+            cases.append(_case(name, size, load, cold.seconds, done, hours[load]))
     known = [f"{one.name} {one.rate:g} GB/s ({one.rate_label}: {one.rate_source})" for one in found]
     if rest.seconds:
         known.append(f"the rest of a cold start {seconds_text(rest.seconds)} ({rest.source})")
     return ToZero(cases, kept, scaling.last_delay, service, known)
 
 
-def _case(name: str, load: float, cold: float, done: "Simulated", hours: float) -> Case:
+def _case(name: str, size: float, load: float, cold: float, done: "Simulated", hours: float) -> Case:
     """The figures of one simulated run."""
     ready = {replica: life.get(READY, 0.0) for replica, life in done.observed.replicas().items()}
     waits = sum(one.arrival < ready[one.replica] for one in done.requests)
     return Case(
         name,
+        size,
         load,
         cold,
         done.ttft_at(99),

@@ -8,7 +8,9 @@ from helpers.bench.analysis.points import joined, rate_text, time_text
 from helpers.bench.results.figures import fewest, percentile
 from helpers.cards import Picture, Shown, Table, counted
 from helpers.deploy.scaling import Scaling
+from helpers.deploy.simulation.arrivals import MORNING, changing
 from helpers.deploy.simulation.running import run
+from helpers.deploy.simulation.sources import GB, published_service, recorded_start
 from helpers.errors import WorkshopError
 
 if TYPE_CHECKING:
@@ -51,6 +53,10 @@ class Goal:
         parts = [f"a first token within {time_text(self.ttft)}"] if self.ttft else []
         parts += [f"at least {self.per_user:g} tokens/s"] if self.per_user else []
         return f"{joined(parts)} for {self.percentile}% of the requests"
+
+
+PROMISE = Goal(ttft=2.0, per_user=80.0)
+"""For a text that is read while it is written: it begins at once and comes many times faster than anyone reads."""
 
 
 @dataclass(frozen=True)
@@ -201,13 +207,13 @@ def _cost(one: Option) -> float:
 
 
 def plan(
-    arrivals: "Sequence[Arrival]",
-    service: "Service",
-    cold_start: "ColdStart",
-    goal: Goal,
+    arrivals: "Sequence[Arrival] | None" = None,
+    service: "Service | None" = None,
+    cold_start: "ColdStart | None" = None,
+    goal: Goal = PROMISE,
     *,
     replicas: Sequence[int] = (1, 2, 3, 4),
-    targets: Sequence[float] = (2, 4, 8, 16),
+    targets: Sequence[float] | None = None,
     scaling: Scaling | None = None,
     seconds: float | None = None,
     seed: int = 0,
@@ -215,12 +221,13 @@ def plan(
     """Simulate set-ups under one load, and say which keeps a goal with the fewest GPU-hours.
 
     Args:
-        arrivals: the load.
-        service: how fast a replica serves.
-        cold_start: how long one takes to become ready.
+        arrivals: the load; None for 20 minutes that rise fourteenfold and fall again (:data:`arrivals.MORNING`), with
+            answers of 1,000 tokens as in the talk's benchmark.
+        service: how fast a replica serves; None for what the talk told of its GPU, published.
+        cold_start: how long one takes to become ready; None for an engine of 1.2 GB on a recorded machine.
         goal: what users are promised.
         replicas: numbers that are always there; the largest is also the most that the autoscaler may have.
-        targets: ongoing requests for each replica that the autoscaler aims at.
+        targets: ongoing requests for each replica that the autoscaler aims at; None for quarters of the batch limit.
         scaling: the autoscaler's other settings; None for a least of one replica and the defaults.
         seconds: that the load lasts, for which replicas are paid; None for until the last request comes.
         seed: of the simulation.
@@ -228,6 +235,11 @@ def plan(
     Raises:
         WorkshopError: there is nothing to compare.
     """
+    arrivals = changing(MORNING, 1000) if arrivals is None else arrivals
+    service = published_service() if service is None else service
+    cold_start = recorded_start(1.2 * GB) if cold_start is None else cold_start
+    if targets is None:
+        targets = sorted({max(1, (service.batch or 16) * quarter // 4) for quarter in (1, 2, 3, 4)})
     if not replicas or not targets or min(replicas) < 1:
         raise WorkshopError("There is no set-up to compare. Give numbers of replicas from 1 on, and targets.")
     most = max(replicas)

@@ -8,7 +8,7 @@ requirements.txt.
 
 import math
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from helpers.deploy.scaling import Scaling
@@ -19,7 +19,8 @@ LOOP = 0.1
 RECORDS = 5
 """Samples that Ray takes in a look-back, unless ``interval`` makes them more."""
 
-_EXACT = 1e-6  # of seconds: 400.0 - 0.1 + 0.1 may lie below 400.0
+EXACT = 1e-6
+"""Seconds by which a delay may seem not over: 400.0 - 0.1 + 0.1 may lie below 400.0."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,19 @@ def decide(scaling: Scaling, ongoing: float, running: int, target: int, wish: Wi
     """
     if running == 0:
         return _from_none(scaling, ongoing, target, wish, now)
+    return _delayed(scaling, wanted(scaling, ongoing, running), target, wish, now)
+
+
+def wanted(scaling: Scaling, ongoing: float, running: int) -> int:
+    """Replicas that so many requests ask for, before any delay and limit, while some run."""
     # In Ray's order of operations, so that a rounding error falls on the same side of a whole number.
     desired = running * (ongoing / (scaling.target_ongoing * running))
-    return _delayed(scaling, math.ceil(running + (desired - running)), target, wish, now)
+    return math.ceil(running + (desired - running))
+
+
+def direction(desired: int, target: int) -> int:
+    """1 for more replicas than are wanted so far, -1 for fewer, 0 for as many."""
+    return (desired > target) - (desired < target)
 
 
 def _from_none(scaling: Scaling, ongoing: float, target: int, wish: Wish, now: float) -> tuple[int, Wish]:
@@ -65,19 +76,19 @@ def _from_none(scaling: Scaling, ongoing: float, target: int, wish: Wish, now: f
 
 def _delayed(scaling: Scaling, desired: int, target: int, wish: Wish, now: float) -> tuple[int, Wish]:
     """The target, changed only after the load has asked for it long enough."""
-    direction = (desired > target) - (desired < target)
-    if not direction:
+    way = direction(desired, target)
+    if not way:
         return _bounded(scaling, target), NOTHING
-    since = wish.since if wish.direction == direction and wish.since is not None else now
-    if direction > 0:
+    since = wish.since if wish.direction == way and wish.since is not None else now
+    if way > 0:
         delay = scaling.upscale_delay
     elif target == 1:
         delay = scaling.last_delay
     else:
         delay, desired = scaling.downscale_delay, max(1, desired)  # the last one has a delay of its own
-    if now - since + _EXACT >= delay:
+    if now - since + EXACT >= delay:
         return _bounded(scaling, desired), NOTHING
-    return _bounded(scaling, target), Wish(direction, since)
+    return _bounded(scaling, target), Wish(way, since)
 
 
 def _bounded(scaling: Scaling, count: int) -> int:
@@ -91,6 +102,11 @@ class Sample:
     time: float
     queued: int
     running: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.queued + sum(self.running.values())
 
 
 class Counts:
@@ -121,13 +137,33 @@ class Counts:
 
     @property
     def quiet(self) -> bool:
-        """True if the controller knows of no request at all."""
-        return not any(one.queued or any(one.running.values()) for one in self._sent)
+        """True if the controller knows of no request at all, and no sample of one is on its way to it."""
+        return self.last_busy is None
+
+    @property
+    def last_busy(self) -> float | None:
+        """When the last sample with a request was taken, of those that are not forgotten; None without one."""
+        times = [one.time for known in (self._sent, self._taken) for one in known if one.total]
+        return max(times, default=None)
+
+    def forget(self) -> None:
+        """Know of no request any more."""
+        self._taken.clear()
+        self._sent, self._known = [], None
 
     def rest(self, until: float, replicas: Collection[str]) -> None:
         """Have samples without any request up to a time, as if they had been taken all along."""
         count, nothing = math.ceil(self._look_back / self.every), dict.fromkeys(replicas, 0)
         self._taken = deque(Sample(until - place * self.every, 0, nothing) for place in range(count, 0, -1))
+
+    def restore(self, samples: Sequence[Sample], pushed: float) -> None:
+        """Go on as if these samples had been taken, and told to the controller last at the time ``pushed``."""
+        self._taken = deque(one for one in samples if one.time <= pushed)
+        self._forget(pushed)
+        self._sent, self._known = list(self._taken), None
+        for one in samples:
+            if one.time > pushed:
+                self.record(one)
 
     def _forget(self, now: float) -> None:
         while self._taken and self._taken[0].time <= now - self._look_back:
@@ -157,6 +193,8 @@ def _summed(samples: list[Sample], replicas: Collection[str]) -> tuple[float, fl
         return 0.0, 0.0, 0.0, 0.0
     first = {name: one.time for one in reversed(samples) for name in one.running if name in replicas}
     totals = [one.queued + sum(one.running.get(name, 0) for name in first) for one in samples]
+    if not any(totals):
+        return 0.0, 0.0, 0.0, samples[-1].time
     if not first:
         return _window(samples, totals, samples[0].time)
     changes = _changes(samples, first)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from helpers.deploy import observed as steps
@@ -10,7 +11,7 @@ from helpers.deploy.scaling import Scaling
 from helpers.deploy.simulation.arrivals import Arrival
 from helpers.deploy.simulation.cold_start import ColdStart
 from helpers.deploy.simulation.events import Events
-from helpers.deploy.simulation.policy import LOOP, NOTHING, Counts, Sample, decide
+from helpers.deploy.simulation.policy import EXACT, LOOP, NOTHING, Counts, Sample, Wish, decide, direction, wanted
 from helpers.deploy.simulation.replica import ENDED, RUNNING, STARTING, STOPPING, Going, Replica, Speeds
 from helpers.deploy.simulation.routing import RETRY, Router
 from helpers.deploy.simulation.service import Service
@@ -92,14 +93,18 @@ class _Run:
         self._made = self._came = self._ended = 0
         self._moments: list[Moment] = []
         self._marks: list[Mark] = []
-        self._resting, self._awake = True, 0  # the clocks
+        self._resting, self._napping, self._awake = True, False, 0  # the clocks
+        self._planned = 0  # changes when another next decision is foreseen
         chance = random.Random(f"{seed} clocks")
         self._periods = {RECORD: self._counts.every, PUSH: scaling.interval, DECIDE: LOOP}
         self._phases = {kind: chance.random() * period for kind, period in self._periods.items()}
+        self._fixed = False
 
     def to_the_end(self, until: float, already: int) -> Simulated:
         """Go through all events."""
         self._target = already
+        # As many at least as at most: the autoscaler has nothing to decide, and its clocks never go.
+        self._fixed = self._scaling.min_replicas == self._scaling.max_replicas == already
         for _ in range(already):
             self._ready(self._new(0.0, 0.0), 0.0)  # they were there before the run began
         self._note(0.0)
@@ -116,6 +121,8 @@ class _Run:
                 self._become_ready(now, what)
             elif kind == GONE:
                 self._gone(now, what)
+            elif kind == DECIDE:
+                self._decision(now, what)
             else:
                 self._tick(now, kind, what)
         return self._told(until, already)
@@ -129,7 +136,7 @@ class _Run:
             self._events.put(self._requests[self._came].arrival, ARRIVAL)
         self._wake(now)
         if not self._running:
-            self._counts.push(self._sample(now))  # with nothing to send it to, the proxy reports at once
+            self._push(now)  # with nothing to send it to, the proxy reports at once
         self._took(self._router.place(now, self._running), now)
 
     def _took(self, taken: Sequence[Replica], now: float) -> None:
@@ -196,7 +203,9 @@ class _Run:
     def _become_ready(self, now: float, one: Replica) -> None:
         if one.state != STARTING:
             return  # it was no longer wanted
+        self._end_nap(now)
         self._ready(one, now)
+        self._foresee_decision(self._next(now, DECIDE))
         self._took(self._router.place(now, self._running), now)
         self._note(now)
 
@@ -244,46 +253,120 @@ class _Run:
             return  # the clocks have been stopped since
         if kind == RECORD:
             self._counts.record(self._sample(now))
-        elif kind == PUSH:
-            self._counts.push(self._sample(now))
-        elif self._decide(now):
-            self._rest(now)
-            return
-        elif self._nap(now):
-            return
+        else:
+            self._push(now)
         self._events.put(now + self._periods[kind], kind, awake)
 
+    def _push(self, now: float) -> None:
+        """Tell the controller what there is; its next decision may be another one than was foreseen."""
+        self._counts.push(self._sample(now))
+        self._foresee_decision(self._next(now, DECIDE))
+
+    def _foresee_decision(self, at: float) -> None:
+        """Have the next decision at a time; those that would come before it change nothing."""
+        if self._napping:
+            return
+        self._planned += 1
+        self._events.put(at, DECIDE, self._planned)
+
+    def _decision(self, now: float, planned: int) -> None:
+        if planned != self._planned:
+            return  # something has changed since it was foreseen
+        if self._decide(now) or self._only_one_is_done():
+            self._rest(now)
+        elif not self._nap(now):
+            self._foresee_decision(self._next_decision(now))
+
+    def _only_one_is_done(self) -> bool:
+        """True if all there may be is one replica, and it has nothing to do: what is decided until a request comes is
+        known, since no mean but 0 asks for another number. The wish for none begins when the samples are forgotten.
+        """
+        if not self._scaling.max_replicas == len(self._replicas) == len(self._running) == self._target == 1:
+            return False
+        busy = self._counts.last_busy
+        if self._ended < self._came or busy is None or self._scaling.min_replicas:
+            return False
+        forgotten = self._next(busy + self._scaling.look_back, PUSH)
+        self._wish = Wish(-1, self._next(forgotten, DECIDE))
+        self._counts.forget()
+        return True
+
+    def _next_decision(self, now: float) -> float:
+        """The next one that can change something; another is foreseen whenever the controller learns something.
+
+        Between two reports the mean goes one way only, from what it is towards the last sample. So where it asks for
+        the same now and just before the next report, it does so all the time between.
+        """
+        soon = self._next(now + LOOP / 2, DECIDE)
+        later = max(soon, self._next(self._next(now, PUSH), DECIDE))  # the first one after the next report
+        running = len(self._running)
+        if not running:  # one request is reason enough, and those of a replica that has just gone no longer count
+            return soon if self._target == 0 and self._counts.average(soon, self._names) > 0 else later
+        ways = {
+            direction(wanted(self._scaling, self._counts.average(at, self._names), running), self._target)
+            for at in (soon, later)
+        }
+        if ways != {self._wish.direction}:
+            return soon
+        if self._wish.since is None:
+            return later
+        return max(soon, min(later, self._next(self._wish.since + self._delay() - 2 * EXACT, DECIDE)))
+
+    def _delay(self) -> float:
+        """Seconds after which what is wished for is done."""
+        if self._wish.direction > 0:
+            return self._scaling.upscale_delay
+        return self._scaling.last_delay if self._target == 1 else self._scaling.downscale_delay
+
     def _nap(self, now: float) -> bool:
-        """While none runs, more are not asked for: stop the clocks until a look-back before the first is ready."""
+        """While none runs, more are not asked for: stop the clocks until the first is ready."""
         if self._running or self._target == 0:
             return False
         ready = min((one.ready_at for one in self._replicas if one.state == STARTING), default=now)
-        until = ready - self._scaling.look_back - 2 * self._scaling.interval
-        if until <= now + LOOP:
+        if ready - self._scaling.look_back - 2 * self._scaling.interval <= now + LOOP:
             return False
         self._awake += 1
-        for kind in self._periods:
-            self._events.put(self._next(until, kind), kind, self._awake)
+        self._planned += 1
+        self._napping = True
         return True
+
+    def _end_nap(self, now: float) -> None:
+        """Go on with the samples that would have been taken: none was served, so what waits says what they are."""
+        if not self._napping:
+            return
+        self._napping = False
+        arrivals = [one.arrival for one in self._router.waiting]
+        every, first = self._periods[RECORD], now - self._scaling.look_back - self._scaling.interval
+        times = []
+        at = self._next(first, RECORD)
+        while at < now:
+            times.append(at)
+            at += every
+        samples = [Sample(time, bisect_right(arrivals, time), {}) for time in times]
+        pushed = max([self._next(now, PUSH) - self._periods[PUSH], *arrivals])
+        self._counts.restore(samples, pushed)
+        for kind in (RECORD, PUSH):
+            self._events.put(self._next(now, kind), kind, self._awake)
 
     def _rest(self, now: float) -> None:
         """Stop the clocks until the next request; only what has been wished for is still decided when it is due."""
         self._resting = True
         self._awake += 1
-        delay = self._scaling.last_delay if self._target == 1 else self._scaling.downscale_delay
         if self._wish.since is not None:
-            self._events.put(self._next(max(now + LOOP / 2, self._wish.since + delay), DECIDE), DECIDE, self._awake)
+            due = max(now + LOOP / 2, self._wish.since + self._delay() - 2 * EXACT)
+            self._foresee_decision(self._next(due, DECIDE))
 
     def _wake(self, now: float) -> None:
         """Let the clocks go on where they would be had they never been stopped."""
-        if not self._resting:
+        if not self._resting or self._fixed:
             return
         self._resting = False
         self._awake += 1
         due = {kind: self._next(now, kind) for kind in self._periods}
         self._counts.rest(due[RECORD], self._served & self._names)
-        for kind, at in due.items():
-            self._events.put(at, kind, self._awake)
+        for kind in (RECORD, PUSH):
+            self._events.put(due[kind], kind, self._awake)
+        self._foresee_decision(due[DECIDE])
 
     def _next(self, now: float, kind: str) -> float:
         period, phase = self._periods[kind], self._phases[kind]
