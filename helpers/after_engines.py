@@ -39,7 +39,8 @@ def removed() -> Table:
     note = (
         f"The first version on PyPI without engines is {told['first_without']}; {told['last_with']} before it has them."
     )
-    return Table(["removed", "instead"], rows, f"published: {told['guide']}", note)
+    others = [f"{row['gone']}: published in {row['source']}." for row in told["removed"] if "source" in row]
+    return Table(["removed", "instead"], rows, f"published: {told['guide']}", " ".join([note, *others]))
 
 
 def events() -> Table:
@@ -261,7 +262,8 @@ class BothWays(Shown):
         engine, pytorch = (result.value("output_rate") for result in self.results)
         ready = self.build_seconds + self.start_seconds[0], self.start_seconds[1]
         sooner = "The PyTorch back end" if ready[1] < ready[0] else "The engine"
-        told = f"{sooner} answered first: {min(ready):.1f} s after it was asked for, against {max(ready):.1f} s."
+        least, most = min(ready), max(ready)
+        told = f"{sooner} was ready first: {least:.1f} s from its checkpoint to an answer, against {most:.1f} s."
         if not engine or not pytorch:
             return told
         if abs(pytorch / engine - 1) < 0.02:
@@ -302,7 +304,7 @@ def both(model: "Model | None" = None, load: "Load | None" = None, precision: st
     load = load or Load(concurrency=32, requests=128)
     gpu = hardware.supported_gpu(hardware.look())
     if toolchains.best().name not in toolchains.ON_GPU or gpu is None:
-        return _not_here(load, precision or shared())
+        return _not_here(load, precision or shared(), gpu is not None)
     releases.require()
     found = model or models.find(toolchains.default_model())
     chosen = precision or _shared_here()
@@ -316,14 +318,15 @@ def both(model: "Model | None" = None, load: "Load | None" = None, precision: st
     return BothWays(engines[0].full_title, built, (starts[0], starts[1]), (results[0], results[1]))
 
 
-def _not_here(load: "Load", precision: str) -> Card:
-    """What a pod would measure, where nothing of TensorRT-LLM runs."""
+def _not_here(load: "Load", precision: str, has_gpu: bool) -> Card:
+    """What a pod would measure, where nothing of TensorRT-LLM is used; its GPU, if it has one, may not be chosen."""
     facts = {
-        "it would run": f"the five stages above in {TITLES[precision]}, once with an engine and once without",
+        "it would serve": f"{TITLES[precision]}, once with an engine and once without",
         "the load": f"{load.kind}; {load.input_tokens} tokens in, {load.output_tokens} out",
         "it would tell": "seconds to build, seconds from start to the first answer, tokens/s, TTFT, ITL",
     }
-    return Card("Not measured: this machine has no GPU that TensorRT-LLM runs on", facts)
+    why = "uses OpenVINO" if has_gpu else "has no GPU that TensorRT-LLM runs on"
+    return Card(f"Not measured: this machine {why}", facts)
 
 
 def compared() -> tuple[str, ...]:

@@ -366,6 +366,20 @@ def test_what_was_tried_here_is_asked_for_there():
     assert any("12.6" in note and "13" in note for note in EXPORTS["kept-warm"].notes)
 
 
+def test_knative_is_told_nothing_that_it_refuses():
+    known = facts.facts()["kserve"]
+    slow = export(
+        "bundled-cpu", Scaling(downscale_delay=5000, to_zero_delay=9000.5, look_back=4000), targets=["kserve"]
+    )
+    (document,) = yaml.safe_load_all(slow.files[SERVICE])
+    told = {key.rpartition("/")[2]: value for key, value in document["metadata"]["annotations"].items()}
+    assert told["window"] == told["scale-down-delay"] == told["scale-to-zero-pod-retention-period"] == "3600s"
+    for name in NAMES:
+        kserve = pods(name)["kserve"]
+        assert set(kserve["securityContext"]) <= set(known["security_fields"])
+        assert not {"terminationGracePeriodSeconds", "lifecycle"} & (set(kserve) | set(kserve["containers"][0]))
+
+
 def test_the_application_takes_the_arguments_that_the_config_names():
     ray_app = pytest.importorskip("helpers.deploy.ray_app")
     for one in map(EXPORTS.__getitem__, NAMES):

@@ -29,6 +29,12 @@ def test_replicas_end_at_the_limit() -> None:
     assert "There may be 8 at most" in check_replicas(low, 19).note
 
 
+def test_replicas_that_always_stay_count_before_the_load() -> None:
+    kept = SCALING.with_(min_replicas=6, max_replicas=8)
+    assert check_replicas(kept, 6).note.endswith("and 6 is the least.")
+    assert "There are 6 at least" in check_replicas(kept, 5).note
+
+
 @pytest.mark.parametrize(
     ("answer", "told"),
     [

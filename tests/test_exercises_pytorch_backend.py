@@ -1,5 +1,7 @@
 """The exercises of notebook 10: right answers, known wrong turns, and answers that are none."""
 
+from dataclasses import replace
+
 import pytest
 
 from helpers import exercises
@@ -27,6 +29,12 @@ def test_unanswered_exercises_say_where_to_begin(packagings: Packagings) -> None
 
 def test_the_largest_scale_is_the_joined_one(packagings: Packagings) -> None:
     assert check_joined_scale(packagings, JOINED, FACTOR).note.startswith("Right. The scale is the largest")
+
+
+def test_values_whose_scale_is_the_largest_lost_nothing(packagings: Packagings) -> None:
+    rows = tuple(replace(row, unified=JOINED) if row.module == "v_proj" else row for row in packagings.rows)
+    assert "lost nothing" in check_joined_scale(replace(packagings, rows=rows), JOINED, 1).note
+    assert "fewer different numbers" in check_joined_scale(packagings, JOINED, FACTOR).note
 
 
 @pytest.mark.parametrize(

@@ -35,16 +35,17 @@ def check_replicas(scaling: "Scaling", answer: int | None = None) -> Card:
             title, note="Not answered yet: each replica shall have no more than target_ongoing requests in flight."
         )
     exact = _ONGOING / target
-    right = min(max(math.ceil(exact), least), _MOST)
+    asked = math.ceil(exact)
+    right = min(max(asked, least), _MOST)
+    limit = f"There may be {_MOST} at most" if asked > _MOST else f"There are {least} at least"
     facts = {"in flight / target": f"{_ONGOING} / {target:g} = {exact:.2f}"}
-    working = f"{exact:.2f} replicas would have exactly {target:g} each; part of a replica is a whole one" + (
-        f", and {_MOST} is the most." if math.ceil(exact) > _MOST else "."
-    )
+    ended = f", and {_MOST} is the most." if asked > _MOST else f", and {least} is the least." if asked < least else "."
+    working = f"{exact:.2f} replicas would have exactly {target:g} each; part of a replica is a whole one{ended}"
     down = math.floor(exact)
     mistakes = [
         Mistake(down, f"{down} of them would have {_ONGOING / max(down, 1):.1f} each, above the target: round up."),
-        Mistake(math.ceil(exact), f"There may be {_MOST} at most: the limit counts before the load."),
-        Mistake(math.ceil(exact) + 1, "That is one more than the load asks for: a part counts as one, not as two."),
+        Mistake(asked, f"{limit}: the limit counts before the load."),
+        Mistake(asked + 1, "That is one more than the load asks for: a part counts as one, not as two."),
         Mistake(scaling.max_replicas, f"That is this deployment's limit. In this exercise there may be {_MOST}."),
         Mistake(_ONGOING, "That is a replica for each request: an engine runs many at once."),
     ]

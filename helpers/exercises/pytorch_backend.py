@@ -51,7 +51,12 @@ def check_joined_scale(packagings: "Packagings", scale: float | None = None, fac
         Mistake(right / key, "That is the key's."),
         Mistake(right - value, "That is a difference. Give a ratio."),
     ]
-    working = f"The scale is the largest, and {right:.6f} / {value:.6f}: the values kept fewer different numbers."
+    kept = (
+        "the values kept fewer different numbers"
+        if right > value
+        else "it is the values' own scale, so they lost nothing"
+    )
+    working = f"The scale is the largest, and {right:.6f} / {value:.6f}: {kept}."
     facts = {"scale": f"{right:.6f}"}
     start = "Divide the joined scale by the values' own."
     return judged(title, factor, "times", right / value, coarser, working, start, facts, 2 * _ROUNDED)

@@ -3,7 +3,8 @@
 ``export("tinyllama-fp8-rtx-4090")`` gives the files of every target, shows them, and ``.write(folder)`` writes them.
 A target is a module here: a container, Kubernetes with KEDA, KServe, Triton, Ray Serve; Truss has its own
 (:mod:`helpers.recipe.truss`). Nothing here reaches a cluster, a registry or a container engine. The tests hold every
-file against the platform's own models or schemas (``requirements-validators.txt``).
+file against the platform's own models, schemas or parser (``requirements-validators.txt``); of KEDA's two resources,
+which no package describes, the names of their fields.
 
 Nothing is imported before it is asked for: the command line imports :mod:`command` for every command.
 """

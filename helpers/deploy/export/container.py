@@ -99,7 +99,10 @@ def _run(subject: Subject) -> list[str]:
         "ENV " + " ".join(f"{name}={value}" for name, value in subject.environment.items()),
         f"USER {user}:{user}",
         f"EXPOSE {PORT}",
-        *comment("Until the engine is loaded a failed check counts for nothing. A cluster asks by its own probes."),
+        *comment(
+            f"assumed: a start takes {subject.start_seconds} s at most, and no failed check counts until then. A "
+            "cluster asks by its own probes."
+        ),
         f"HEALTHCHECK --interval=10s --timeout=6s --retries=6 --start-period={subject.start_seconds}s \\",
         f"    CMD {json.dumps([python, '-c', healthy])}",
         *comment(

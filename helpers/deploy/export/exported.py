@@ -63,9 +63,9 @@ class Exported(Shown):
         if not self.made:
             raise WorkshopError("\n".join(["Nothing was written: there is no file.", *self.refusals.values()]))
         target = Path(folder).expanduser().absolute()
-        require_ours(target)
         making = target.with_name(f".making-{target.name}~{os.getpid()}")
         try:
+            require_ours(target)
             shutil.rmtree(making, ignore_errors=True)
             for path, text in self.files.items():
                 place = making / path

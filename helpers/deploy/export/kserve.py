@@ -42,7 +42,7 @@ def service(subject: Subject) -> str:
         "timeout": subject.start_seconds + subject.answer_seconds,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": pod.pod_security(),
+        "securityContext": _security(),
         **pod.node(subject),
         "containers": [pod.container(subject, known["container"])],
         "volumes": pod.volumes(subject),
@@ -60,6 +60,12 @@ def service(subject: Subject) -> str:
     return to_yaml(document, header=header, why=_why(subject))
 
 
+def _security() -> dict[str, Any]:
+    """What a pod may do, in the fields that Knative takes: it refuses a pod with any other."""
+    taken = facts()["kserve"]["security_fields"]
+    return {name: value for name, value in pod.pod_security().items() if name in taken}
+
+
 def _flags(subject: Subject) -> list[str]:
     """What Knative has to allow for this pod."""
     known = facts()["kserve"]
@@ -70,12 +76,13 @@ def _flags(subject: Subject) -> list[str]:
 def _annotations(subject: Subject) -> dict[str, str]:
     """What Knative's autoscaler is told; it takes no field for it."""
     known, scaling = facts()["kserve"], subject.scaling
-    window = min(max(math.ceil(scaling.look_back), known["window_least"]), known["window_most"])
+    most = known["window_most"]
+    window = min(max(math.ceil(scaling.look_back), known["window_least"]), most)
     return {
         "serving.kserve.io/deploymentMode": known["mode"],
         "autoscaling.knative.dev/window": f"{window}s",
-        "autoscaling.knative.dev/scale-down-delay": f"{min(math.ceil(scaling.downscale_delay), 3600)}s",
-        "autoscaling.knative.dev/scale-to-zero-pod-retention-period": f"{math.ceil(scaling.last_delay)}s",
+        "autoscaling.knative.dev/scale-down-delay": f"{min(math.ceil(scaling.downscale_delay), most)}s",
+        "autoscaling.knative.dev/scale-to-zero-pod-retention-period": f"{min(math.ceil(scaling.last_delay), most)}s",
         "serving.knative.dev/progress-deadline": f"{max(600, subject.start_seconds + 60)}s",
     }
 
@@ -107,7 +114,8 @@ def steps(subject: Subject) -> list[str]:
         name, key = pod.TOKEN
         made = [*made, f'kubectl create secret generic {name} --from-literal={key}="$HF_TOKEN"']
     applied = f"kubectl apply -f {' -f '.join(f'{FOLDER}/{name}.yaml' for name in names)}"
-    return [*made, f"{applied}\nkubectl wait --for=condition=Ready inferenceservice/{subject.name} --timeout=900s"]
+    limit = max(900, subject.start_seconds + 60)
+    return [*made, f"{applied}\nkubectl wait --for=condition=Ready inferenceservice/{subject.name} --timeout={limit}s"]
 
 
 def untried(subject: Subject) -> str:

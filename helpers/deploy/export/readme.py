@@ -41,8 +41,8 @@ def _about(subject: Subject) -> str:
     return (
         f"{recipe.model} {where}, behind an OpenAI-compatible API that calls it `{subject.served}`. Replicas: "
         f"{scaling.min_replicas} to {scaling.max_replicas}, {scaling.target_ongoing:g} requests in flight for each. "
-        "Made from `recipe.yaml` by the TensorRT-LLM workshop; make it again rather than edit it. Commands are run in "
-        "this folder."
+        "Made from `recipe.yaml` by the TensorRT-LLM workshop; make it again, in another folder, rather than edit it. "
+        "Commands are run in this folder."
     )
 
 
