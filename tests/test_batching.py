@@ -89,7 +89,7 @@ def test_the_smallest_budget_that_is_taken_is_enough(engines):
         (2**20, Load(requests=-3), "requests is -3"),
         (2**20, Load(rounds=0), "rounds is 0"),
         (2**20, Load(new_tokens=1.5), "new_tokens is 1.5"),
-        (2**20, Load(requests=341), "there are 340 held-out texts"),
+        (2**20, Load(requests=511), "there are 510 held-out texts"),
         (2**24, Load(prompt_tokens=1953), r"make 2,049, and the engine takes 2,048 at most"),
     ],
 )

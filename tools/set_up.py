@@ -268,8 +268,8 @@ def make_venv(steps: Steps, venv: Path, build: Path) -> None:
 
 
 def pinned(requirements: Path) -> Dict[str, str]:
-    """Package name to version, for every ``name==version`` line of a requirements file."""
-    found = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s#]+)", requirements.read_text(), re.MULTILINE)
+    """Package name to version, for every ``name==version`` or ``name[extra]==version`` line of a requirements file."""
+    found = re.findall(r"^([A-Za-z0-9_.-]+)(?:\[[^]]*\])?==([^\s#]+)", requirements.read_text(), re.MULTILINE)
     return {name.lower().replace("_", "-"): version for name, version in found}
 
 
