@@ -211,7 +211,7 @@ def test_what_cannot_be_measured_is_refused(what, said):
 
 
 def test_an_endpoint_that_has_ended_is_refused():
-    with pytest.raises(WorkshopError, match=r"The server of FP16 has ended: restart\(\) it"):
+    with pytest.raises(WorkshopError, match=r"The server of FP16 has ended: start it again"):
         Subject.of(SimpleNamespace(url=URL, model="m", title="FP16", running=False))
 
 
@@ -435,9 +435,9 @@ def test_a_session_that_nobody_looks_at_ends_its_load():
     assert one.wait(15) and one.results[0].interrupted
 
 
-def test_a_session_that_nobody_looks_at_stops_its_load_once_and_does_not_force_it():
-    one = session(wanted=lambda: False)
-    one.start(extra={"script": "deaf"})
+def test_a_session_that_nobody_looks_at_stops_its_load_once_and_does_not_force_it(pids):
+    one = session(wanted=lambda: not pids.read())  # earlier, the load would not be deaf yet, and the stop would end it
+    one.start(extra={"script": "deaf", "pids": str(pids.file)})
     until(lambda: one._measuring.stopping)
     assert not one.wait(1.5) and one._measuring._stops == 1
     one.stop()

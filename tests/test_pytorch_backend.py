@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -156,57 +155,3 @@ def test_the_double_serves_neither_an_engine_by_pytorch_nor_a_folder_by_tensorrt
     assert "Should have a `model_type` key" in wrong.stderr
     other = on("rtx-4090", tmp_path / "home", python, program, "serve", str(MODEL), "--backend", "tensorrt")
     assert "give it an engine" in other.stderr
-
-
-SCRIPT = """
-import json, sys
-if __name__ == "__main__":
-    from helpers import bench, models, serving, toolchains
-    from helpers.errors import WorkshopError
-    from helpers.toolchains.base import sizes
-
-    toolchain, told = toolchains.best(), {}
-    told["toolchain"] = toolchain.name
-    engine = toolchain.build(models.find("bundled"), "fp16", "fp8")
-    again = toolchain.build(models.find("bundled"), "fp16", "fp8")
-    told |= {"made": str(engine), "reused": again.reused, "about": str(toolchain.about(engine))}
-    told["bytes"] = engine.weight_bytes
-    told["text"] = toolchain.generate(engine, "Born in north-east France, Soyer trained as a", 12).text
-    for name in ("batch", "score", "operations", "from_elsewhere"):
-        try:
-            getattr(toolchain, name)(*([engine, 1] if name == "batch" else [engine]))
-        except WorkshopError as refused:
-            told[name] = str(refused)
-    with serving.start(engine) as endpoint:
-        told["model"] = endpoint.model
-        result = bench.run(endpoint, concurrency=2, requests=4, input=16, output=8, quiet=True)
-        told |= {"rate": result.value("output_rate"), "records": endpoint.metrics.read_text()}
-    print("@told " + json.dumps(told))
-"""
-
-
-@pytest.mark.slow
-def test_a_folder_is_made_ready_generated_with_and_served(python, tmp_path):
-    home, script = tmp_path / "home", tmp_path / "script.py"
-    script.write_text(f"import sys\nsys.path.insert(0, {str(workspace.REPOSITORY)!r})\n{SCRIPT}")
-    environment = {**os.environ, **pod("rtx-4090", home, python, WORKSHOP_TOOLCHAIN="tensorrt_llm_pytorch")}
-    run = {"env": environment, "cwd": workspace.REPOSITORY, "capture_output": True, "text": True, "timeout": 600}
-    ready = subprocess.run([sys.executable, "-m", "helpers", "install"], **run)
-    assert ready.returncode == 0, ready.stdout + ready.stderr
-    done = subprocess.run([sys.executable, str(script)], **run)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
-    told = json.loads(done.stdout.rpartition("@told ")[2])
-    assert told["toolchain"] == "tensorrt_llm_pytorch"
-    assert "nothing to build" in told["made"]
-    assert str(MODEL) in told["made"]
-    assert told["reused"] is True
-    assert "runs here" in told["about"]
-    assert told["bytes"] == (MODEL / "model.safetensors").stat().st_size
-    assert told["text"].strip()
-    assert "helpers.bench" in told["batch"]
-    assert "read_back" in told["score"]
-    assert "no compiled graph" in told["operations"]
-    assert "tied to one machine" in told["from_elsewhere"]
-    assert told["model"] == MODEL.name
-    assert told["rate"] > 0
-    assert "usedNumBlocks" in told["records"] or "blocks" in told["records"]

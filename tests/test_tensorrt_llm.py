@@ -39,6 +39,7 @@ def homes(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("pods")
 
 
+MODEL = workspace.DATA / "model"
 RELEASE_OF = {"a10g": "1.0.0"}  # its driver is too old for the other
 
 
@@ -640,3 +641,58 @@ def test_the_toolchain_can_be_chosen_by_hand(homes, pythons, variable, value):
         assert done.stdout.strip() == "openvino"
     else:
         assert "Set it to one of tensorrt_llm, tensorrt_llm_pytorch, openvino" in done.stderr
+
+
+# --- The same pod without engines ------------------------------------------------------
+
+AFTER_ENGINES = """
+import json, sys
+if __name__ == "__main__":
+    from helpers import bench, models, serving, toolchains
+    from helpers.errors import WorkshopError
+
+    toolchain, told = toolchains.best(), {}
+    told["toolchain"] = toolchain.name
+    engine = toolchain.build(models.find("bundled"), "fp16", "fp8")
+    again = toolchain.build(models.find("bundled"), "fp16", "fp8")
+    told |= {"made": str(engine), "reused": again.reused, "about": str(toolchain.about(engine))}
+    told["bytes"] = engine.weight_bytes
+    told["text"] = toolchain.generate(engine, "Born in north-east France, Soyer trained as a", 12).text
+    for name in ("batch", "score", "operations", "from_elsewhere"):
+        try:
+            getattr(toolchain, name)(*([engine, 1] if name == "batch" else [engine]))
+        except WorkshopError as refused:
+            told[name] = str(refused)
+    with serving.start(engine) as endpoint:
+        told["model"] = endpoint.model
+        result = bench.run(endpoint, concurrency=2, requests=4, input=16, output=8, quiet=True)
+        told |= {"rate": result.value("output_rate"), "records": endpoint.metrics.read_text()}
+    print("@told " + json.dumps(told))
+"""
+
+
+def test_the_pytorch_back_end_makes_a_folder_ready_generates_with_it_and_serves_it(on, homes, pythons, tmp_path):
+    """Here, and not with that toolchain's other tests, because the release is already adopted on this pod."""
+    chosen = {"WORKSHOP_TOOLCHAIN": "tensorrt_llm_pytorch"}
+    assert on("rtx-4090", "build", "--precision", "fp16", **chosen).returncode == 0
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(workspace.REPOSITORY)!r})\n{AFTER_ENGINES}")
+    environment = variables("rtx-4090", homes, pythons, **chosen)
+    run = {"cwd": workspace.REPOSITORY, "capture_output": True, "text": True, "timeout": 600}
+    done = subprocess.run([sys.executable, str(script)], env=environment, **run)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    told = json.loads(done.stdout.rpartition("@told ")[2])
+    assert told["toolchain"] == "tensorrt_llm_pytorch"
+    assert "nothing to build" in told["made"]
+    assert str(MODEL) in told["made"]
+    assert told["reused"] is True
+    assert re.search(r"runs here\s+yes", told["about"])
+    assert told["bytes"] == (MODEL / "model.safetensors").stat().st_size
+    assert told["text"].strip()
+    assert "helpers.bench" in told["batch"]
+    assert "read_back" in told["score"]
+    assert "no compiled graph" in told["operations"]
+    assert "tied to one machine" in told["from_elsewhere"]
+    assert told["model"] == MODEL.name
+    assert told["rate"] > 0
+    assert "usedNumBlocks" in told["records"] or "blocks" in told["records"]
