@@ -62,6 +62,9 @@ def test_arguments_of_a_command_line_are_text_and_become_values():
         ({"recipe": "bundled-cpu", "max_replicas": "two"}, "max_replicas is 'two'. Give a whole number"),
         ({"max_replicas": 2}, "Say what to serve"),
         ({"engine": "/nowhere/at/all"}, "There is no engine in /nowhere/at/all"),
+        ({"recipe": "bundled-cpu", "blob": "perhaps"}, "blob is 'perhaps'. Give true or false"),
+        ({"recipe": "bundled-cpu", "options": "{half"}, "options are not what a server can be told"),
+        ({"recipe": "bundled-cpu", "options": {"port": 8000}}, "options are not what a server can be told"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused_in_a_sentence(arguments, said):
@@ -145,7 +148,8 @@ async def answer(reader, writer):
     if path == b"/health":
         writer.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: 0\\r\\n\\r\\n")
     elif path == b"/echo?a=1":
-        told = body + b"|" + b"\\n".join(l for l in head.split(b"\\r\\n") if l.lower().startswith(b"x-"))
+        of_the_client = [l for l in head.split(b"\\r\\n") if l.lower().startswith((b"x-", b"user-", b"accept"))]
+        told = body + b"|" + b"\\n".join(of_the_client)
         begin = f"HTTP/1.1 418 Odd\\r\\nx-one: 1\\r\\nx-one: 2\\r\\ncontent-length: {len(told)}\\r\\n\\r\\n"
         writer.write(begin.encode() + told)
     else:
@@ -463,5 +467,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(made_by_notebook
         taken.listen()
         with pytest.raises(WorkshopError, match="taken"):
             deploy.start(engine, port=taken.getsockname()[1])
+    with pytest.raises(WorkshopError, match="There is no port 70000"):
+        deploy.start(engine, port=70_000)
     assert not deploy.deployment.deployments() and not serving.endpoints()
     assert json.loads(json.dumps(ray_app.arguments_of(engine, ServeOptions(Sizes(4, 100, 50, 100)), Scaling())))

@@ -103,7 +103,7 @@ def test_the_opposite_is_told_as_well() -> None:
         small((0, 0.1), (16, 0.1), observed=early, load=LOAD).said
     )
     two = Observed(moments((-1, 0, 2, 0), (5, 0, 1, 1), until=9))
-    told = small((0, 0.1), (8, 0.1), observed=two, scaling=SCALING).said
+    told = small((0, 0.1), (4.8, 0.1), (8, 0.1), observed=two, scaling=SCALING).said
     assert "There were two replicas from the begin." in told and "to one at 5.0 s (under load)" in told
 
 
@@ -130,6 +130,27 @@ def test_without_marks_the_looks_tell_when_replicas_were_asked_for(made: Timelin
     bare = replace(made, observed=Observed(made.observed.moments))
     assert [round(at, 2) for at in bare.asks] == [0.25, 22.5]
     assert "asked for 2.5 s after the burst began" in bare.said
+
+
+def test_a_replica_in_the_place_of_one_that_ended_is_no_second_one() -> None:
+    again = marks("a", 0.1, 0.4, 1.6, 3.7, 3.95, ended=11) + marks("b", 20.1, 20.3, 21, 23, 23.9)
+    looks = moments(
+        (-2, 0, 0, 0), (0.25, 1, 0, 0), (4, 0, 1, 0), (11, 0, 0, 0), (20.25, 1, 0, 0), (24, 0, 1, 0), until=40
+    )
+    for observed in (Observed(looks, again), Observed(looks)):
+        one = small((0, 4.0), (20, 4.0), observed=observed, scaling=SCALING)
+        assert len(one.asks) == 2 and one.asked_for(1) == one.asks[0] and one.asked_for(2) is None
+        assert "No second replica was asked for" in one.said
+        assert "to none at 11.0 s (between requests, with none in flight)" in one.said
+        assert settings(one)["upscale_delay"] == "no second replica was asked for"
+
+
+def test_a_second_replica_that_starts_before_the_load_was_not_asked_for_by_it() -> None:
+    noted = [*marks("a", -50, -49, -48, -47, -46), *marks("b", -1.5, -1, 0, 2, 2.9)]
+    early = Observed(moments((-2, 1, 1, 0), (3, 0, 2, 0), until=10), noted)
+    one = small((0, 0.1), observed=early, scaling=Scaling(min_replicas=2))
+    assert "A second replica was starting already when the load began, and took requests at 3.0 s." in one.said
+    assert settings(one)["upscale_delay"] == "two were there from the begin"
 
 
 def test_it_is_at_rest_only_once_nothing_is_left_to_do(made: Timeline) -> None:
@@ -246,7 +267,9 @@ def test_what_cannot_be_a_cold_start_is_refused() -> None:
 
 def test_a_change_is_told_only_beyond_the_spread() -> None:
     before = [cold(0.1, 0.4, 1.6, 3.7, 3.9, first=4.0), cold(0.12, 0.43, 1.6, 3.8, 4.0, first=4.1)]
+    before.insert(1, cold(0.11, 0.41, 1.6, 3.75, 3.95, first=4.05))
     after = [cold(0.11, 0.41, 1.6, 2.1, 2.3, first=2.4), cold(0.1, 0.42, 1.6, 2.2, 2.4, first=2.5)]
+    after.insert(1, cold(0.11, 0.42, 1.6, 2.15, 2.35, first=2.45))
     told = side_by_side({"from the IR": before, "blob": after}).said
     assert "blob against from the IR: in all 1.60 s shorter" in told
     assert "Beyond the spread: engine 1.60 s shorter (2.17 s to 556 ms)" in told or "engine 1." in told
@@ -254,8 +277,8 @@ def test_a_change_is_told_only_beyond_the_spread() -> None:
     slower = side_by_side({"blob": after, "from the IR": before}).said
     assert "in all 1.60 s longer" in slower
     assert "nothing differs by more than the spread" in side_by_side({"a": before, "b": before}).said
-    assert "one cold start is too few" in side_by_side({"a": before[:1], "b": after[:1]}).said
-    kept = [cold(-20, -19, -18, -17, -16, first=0.07), cold(-20, -19, -18, -17, -16, first=0.08)]
+    assert "fewer than 3 cold starts of each tell no" in side_by_side({"a": before[:2], "b": after}).said
+    kept = [cold(-20, -19, -18, -17, -16, first=first) for first in (0.07, 0.07, 0.08)]
     assert "there was no cold start; in all 3.98 s shorter" in side_by_side({"a": before, "kept": kept}).said
 
 

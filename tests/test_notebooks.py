@@ -85,3 +85,21 @@ def test_a_server_is_measured_up_to_its_limit_and_past_it(in_order):
     assert re.search(r"FP8 \(E4M3\) (is (slower|faster) than|and) FP16", text)
     assert re.search(r"It counted [\d,]+ chunks for [\d,]+ tokens", text) and "published" in text
     assert "requests/s sent" in text, "an open loop is told from a closed one"
+
+
+def test_replicas_follow_the_load_from_none_to_two_and_back_and_nothing_is_lost(in_order):
+    text = " ".join("\n".join(shown(in_order, "09_production")).split())
+    assert re.search(r"All [\d,]+ requests that were sent were answered whole: none was lost", text)
+    assert re.search(r"Replicas went to one at [\d.]+ s, to two at [\d.]+ s,.* and to none at [\d.]+ s", text)
+    assert re.search(r"The first request met no replica and got its first token after [\d.]+ s", text)
+    assert re.search(r"one kept warm against graph compiled at start: a replica was running", text)
+    assert re.search(r"replicas at most 2 2", text), "the simulation needs as many replicas as ran"
+    assert re.search(r"Over 20 seeds, ", text), "and says whether it is within its stated error"
+    assert "nvidia.com/gpu.product: NVIDIA-GeForce-RTX-4090" in text
+
+
+def test_one_quantization_is_told_in_both_packagings(in_order):
+    text = " ".join("\n".join(shown(in_order, "10_pytorch_backend")).split())
+    assert "Calibration found the same ranges to the last digit: it is one quantization" in text
+    assert re.search(r"unified, read back .* cannot be told apart on this text|differ by", text)
+    assert "Not measured: this machine has no GPU" in text and "1.3.0rc22" in text

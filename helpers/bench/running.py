@@ -92,7 +92,7 @@ class Subject:
             )
         title = str(getattr(what, "title", ""))
         if getattr(what, "running", True) is False:
-            raise WorkshopError(f"The server of {title} has ended: restart() it, and measure it then.")
+            raise WorkshopError(f"The server of {title} has ended: start it again, and measure it then.")
         engine, recipe = getattr(what, "engine", None), getattr(what, "recipe", None)
         return cls(
             url=Target.of(url, key_variable=key_variable, insecure=insecure).url,

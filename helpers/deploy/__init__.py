@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from helpers.deploy.deployment import Deployment, start, stop_all
     from helpers.deploy.scaling import Scaling
-    from helpers.deploy.trials import cold_starts
+    from helpers.deploy.trial import most_replicas
+    from helpers.deploy.trials import cold_starts, shortened
 
 _FROM = {
     "scaling": ("Scaling",),
     "deployment": ("Deployment", "start", "stop_all"),
-    "trials": ("cold_starts",),
+    "trial": ("most_replicas",),
+    "trials": ("cold_starts", "shortened"),
 }
-__all__ = ["Deployment", "Scaling", "cold_starts", "start", "stop_all"]
+__all__ = ["Deployment", "Scaling", "cold_starts", "most_replicas", "shortened", "start", "stop_all"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ address for requests of other deployments. Like all that Ray's processes say to 
 this run, which lies in a folder that only this user can read.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -243,14 +244,17 @@ class Cluster:
             return
         if asked["number"] == self.asked["number"]:
             return
-        before, self.asked = self.asked, asked
+        before, self.asked, deployed = self.asked, asked, False
         try:
             self._deploy()
+            deployed = True
             self._wait_until_followed()
             self.tell(changed=asked["number"])
         except Exception as error:
             self.asked = {**before, "number": asked["number"]}
-            self.tell(refused=asked["number"], why=reason(f"{type(error).__name__}: {error}"))
+            if deployed:  # Ray might follow them later
+                self._deploy()
+            self.tell(refused=asked["number"], why=in_words(error))
 
     def _wait_until_followed(self) -> None:
         """Ray has taken the settings and follows them from its next look at the replicas on."""
@@ -306,18 +310,27 @@ class Cluster:
 
     def end(self) -> None:
         """End all of Ray at once, keep its logs, and leave nothing else behind."""
+        # First what is secret: whoever started this may have died, and then there is one second for all of it.
+        (self.temporary / "token").unlink(missing_ok=True)
         processes.end_children(1.5)
         logs = (self._rays / "session_latest").resolve() / "logs"
         link = self.folder / LOGS
         if link.is_symlink():
             link.unlink()
             if logs.is_dir():
-                shutil.copytree(logs, link, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+                with contextlib.suppress(OSError):  # the disk may be full; the rest has to go all the same
+                    shutil.copytree(logs, link, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+                    link.chmod(0o700)  # Ray lets everybody write into its folders
         shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 class Failed(Exception):
-    """The application cannot start; the words say why."""
+    """The application cannot start, or not follow what is asked for; the words say why."""
+
+
+def in_words(error: Exception) -> str:
+    """Why something failed."""
+    return str(error) if isinstance(error, Failed) else reason(f"{type(error).__name__}: {error}")
 
 
 def main() -> int:
@@ -332,11 +345,13 @@ def main() -> int:
         cluster.start()
         cluster.follow()
         return 0
+    except SystemExit:  # a signal before everything ran
+        return 1
     except Exception as error:
         import traceback
 
         traceback.print_exc()
-        cluster.tell(error=str(error) if isinstance(error, Failed) else reason(f"{type(error).__name__}: {error}"))
+        cluster.tell(error=in_words(error))
         return 1
     finally:
         cluster.end()

@@ -36,8 +36,8 @@ MEANINGS = {
 
 _LATE = 1.0  # seconds by which a step may be noted after it happened
 
-RUNS = 2
-"""Cold starts of each kind from which a difference is told."""
+RUNS = 3
+"""Cold starts of each kind from which a difference is told: ranges of two lie apart by chance one time in three."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -214,7 +214,7 @@ class ColdStarts(ShownAsTable):
 
     def _changed(self, first: str, other: str) -> str:
         if min(len(self.named[first]), len(self.named[other])) < RUNS:
-            return f"{other} against {first}: one cold start is too few to tell a difference from noise."
+            return f"{other} against {first}: fewer than {RUNS} cold starts of each tell no difference from noise."
         whole = self._difference("all", self.totals(first), self.totals(other))
         if all(one.warm for one in self.named[other]):
             told = whole.removeprefix("all ") if whole else "not told apart, since the ranges overlap"

@@ -81,7 +81,7 @@ def start(
     _require_ray()
     engine, options, _, recipe = resolved(what, None)
     wanted = scaling or Scaling()
-    toolchain = toolchains.best()
+    toolchain = toolchains.of(engine)
     _require_fit(engine, options, wanted, toolchain, blob)
     deployment = Deployment(engine, options, wanted, recipe=recipe, blob=blob)
     return deployment._start(port, time_limit or _PATIENCE + wanted.min_replicas * _REPLICA.get(toolchain.name, 900.0))
@@ -289,7 +289,12 @@ class Deployment(Shown):
         workspace.write_whole(self.folder / ASKED_FILE, json.dumps(asked, indent=1))
 
     def change(
-        self, scaling: Scaling | None = None, *, blob: bool | None = None, time_limit: float = 120
+        self,
+        scaling: Scaling | None = None,
+        *,
+        blob: bool | None = None,
+        time_limit: float = 120,
+        live: Live | None = None,
     ) -> "Deployment":
         """Go on with other settings, without starting Ray again; notes go on in the same files.
 
@@ -300,6 +305,7 @@ class Deployment(Shown):
             scaling: how many replicas there shall be from now on; None for no change.
             blob: False compiles the engine's graph at each replica's start; None for no change.
             time_limit: seconds.
+            live: where to draw the progress, if the deployment itself shall not be shown afterwards.
 
         Raises:
             WorkshopError: what cannot work, the deployment has ended, no replica can start, or it took too long.
@@ -308,7 +314,7 @@ class Deployment(Shown):
 
         wanted, with_blob = scaling or self.scaling, self.blob if blob is None else blob
         self._require_running()
-        _require_fit(self.engine, self.options, wanted, toolchains.best(), with_blob)
+        _require_fit(self.engine, self.options, wanted, toolchains.of(self.engine), with_blob)
         if wanted.max_replicas > self._cpus:
             raise WorkshopError(
                 f"max_replicas is {wanted.max_replicas}, and this Ray was started for {self._cpus} at most. Give "
@@ -316,13 +322,15 @@ class Deployment(Shown):
             )
         replaced = self._present() if with_blob != self.blob else set()
         with self._changing:
-            self._number, began, live = self._number + 1, time.monotonic(), Live()
+            self._number, began = self._number + 1, time.monotonic()
             self._ask(wanted, with_blob)
+        drawn = live or Live()
         title, doing = f"Changing {self.title}", lambda: _in_words(self.moment())
-        self._wait_until(lambda: self._followed(began), live, title, time_limit, doing)
+        self._wait_until(lambda: self._followed(began), drawn, title, time_limit, doing)
         self.scaling, self.blob = wanted, with_blob
-        self._wait_until(lambda: self._settled(replaced), live, title, time_limit, doing)
-        live.finish(self)
+        self._wait_until(lambda: self._settled(replaced), drawn, title, time_limit, doing)
+        if live is None:
+            drawn.finish(self)
         return self
 
     def _present(self) -> set[str]:
@@ -390,12 +398,15 @@ class Deployment(Shown):
 
     def _require_running(self) -> None:
         """Raises WorkshopError, with the reason, where it has ended."""
-        if self.running:
-            return
+        if not self.running:
+            raise WorkshopError(self._ending())
+
+    def _ending(self) -> str:
+        """That it has ended, and why."""
         if self._stopped or self._process is None:
-            raise WorkshopError(f"The deployment of {self.title} was stopped. deploy.start() starts another.")
+            return f"The deployment of {self.title} was stopped. deploy.start() starts another."
         error = (self._told("error") or {}).get("error") or f"Ray {ending_of(self._process.returncode)}."
-        raise WorkshopError(f"The deployment of {self.title} ended. {error}\nThe log: {self.log}")
+        return f"The deployment of {self.title} ended. {error}\nThe log: {self.log}"
 
     def stop(self) -> None:
         """End all of it, within a few seconds; streams that are under way are cut. Does nothing where it has ended."""
@@ -477,7 +488,7 @@ class Deployment(Shown):
         Args:
             prompt: what to continue, greedily.
             max_tokens: of the answer, at most.
-            time_limit: seconds until the first token, and between two.
+            time_limit: seconds for the whole answer.
             live: where the progress is drawn; the answer is not shown at the end then.
 
         Raises:
@@ -510,7 +521,7 @@ class Deployment(Shown):
         seen = self.observed()
         rows = []
         for name, steps in seen.replicas().items():
-            if ENDED in steps:
+            if ENDED in steps or not self.running:
                 continue
             reached = [step for step in observed.STEPS if step in steps]
             begun, ready = steps.get(ASKED, min(steps.values())), steps.get(READY)
@@ -519,8 +530,8 @@ class Deployment(Shown):
             rows.append([name, reached[-1], took, first, seconds_text(max(0.0, time.time() - begun))])
         columns = ("replica", "reached", "ready after", "has answered", "age")
         moment = seen.moments[-1] if seen.moments else None
-        note = _in_words(moment) + "." if self.running else "The deployment has ended."
-        return Table(columns, rows, f"Replicas of {self.title}", f"{note} {self.problem}".strip())
+        note = f"{_in_words(moment)}. {self.problem}".strip() if self.running else self._ending()
+        return Table(columns, rows, f"Replicas of {self.title}", note)
 
     # --- How it shows itself ------------------------------------------------------
 
@@ -562,7 +573,7 @@ def _streamed(port: int, model: str, prompt: str, max_tokens: int, limit: float)
     """One streamed completion over a connection of its own.
 
     Raises:
-        WorkshopError: an error came, or the stream broke off. OSError: nobody answers.
+        WorkshopError: an error came, no token did, or the stream broke off. OSError: nobody answers.
     """
     asked = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True}
     connection = http.client.HTTPConnection(LOCAL, port, timeout=limit)
@@ -579,6 +590,8 @@ def _streamed(port: int, model: str, prompt: str, max_tokens: int, limit: float)
                 continue
             told = line[5:].strip()
             if told == b"[DONE]":
+                if not first:
+                    raise WorkshopError("the stream ended without a token.")
                 return Answer(prompt, "".join(pieces), sent, first, time.time())
             event = json.loads(told)
             if "choices" not in event:

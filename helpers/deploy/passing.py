@@ -28,6 +28,7 @@ _LOOK = 0.1  # seconds between two questions to a server that starts
 _OF_THE_CONNECTION = {b"connection", b"keep-alive", b"transfer-encoding", b"te", b"trailer", b"upgrade", b"host"}
 """Headers that speak of one connection and not of what it carries; ``Host`` names the server that is asked."""
 _GPUS = "CUDA_VISIBLE_DEVICES"
+_IDLE = 2.0  # seconds that a connection is kept for the next request: fewer than the 5 after which uvicorn closes it
 
 
 class Child:
@@ -164,7 +165,9 @@ class PassThrough:
         import httpx
 
         if self._client is None:
-            self._client = httpx.AsyncClient(trust_env=False, timeout=None, limits=httpx.Limits(max_connections=None))
+            limits = httpx.Limits(max_connections=None, keepalive_expiry=_IDLE)
+            self._client = httpx.AsyncClient(trust_env=False, timeout=None, limits=limits)
+            self._client.headers.clear()  # a request has its client's headers and no others: no encoding it cannot read
         query = scope.get("query_string", b"").decode("latin-1")
         path = scope.get("raw_path") or scope["path"].encode()
         target = f"{self.address}{path.decode('latin-1')}{'?' if query else ''}{query}"

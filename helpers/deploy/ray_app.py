@@ -163,7 +163,7 @@ def parsed(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments as values: on a command line all of them are text.
 
     Raises:
-        WorkshopError: one that there is not, one that is no number, or neither or both of ``recipe`` and ``engine``.
+        WorkshopError: one that there is not or that makes no sense, or neither ``recipe`` nor ``engine``.
     """
     if unknown := sorted(set(arguments) - _SCALING - _OTHERS):
         raise WorkshopError(f"There is no argument {unknown[0]!r}. There are {', '.join(sorted(_SCALING | _OTHERS))}.")
@@ -171,9 +171,9 @@ def parsed(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for name in asked.keys() & (_SCALING | {"cpus", "gpus", "drain"}):
         asked[name] = _number(name, asked[name], int if name in _WHOLE else float)
     if "blob" in asked:
-        asked["blob"] = str(asked["blob"]).lower() in ("1", "true", "yes")
-    if isinstance(asked.get("options"), str):
-        asked["options"] = json.loads(asked["options"])
+        asked["blob"] = _truth("blob", asked["blob"])
+    if "options" in asked:
+        asked["options"] = _options(asked["options"])
     if not asked.keys() & {"recipe", "engine"}:
         raise WorkshopError("Say what to serve: recipe=NAME (or a file), or engine=FOLDER.")
     return asked
@@ -188,6 +188,29 @@ def _number(name: str, value: Any, kind: type[int] | type[float]) -> Any:
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
         raise WorkshopError(f"{name} is {value!r}. Give {wanted}.") from None
+
+
+def _truth(name: str, value: Any) -> bool:
+    """Yes or no, in the words of a command line."""
+    for found, words in ((True, ("true", "yes", "1")), (False, ("false", "no", "0"))):
+        if str(value).strip().lower() in words:
+            return found
+    raise WorkshopError(f"{name} is {value!r}. Give true or false.")
+
+
+def _options(value: Any) -> dict[str, Any]:
+    """What the server is told, as :func:`helpers.deploy.replica.as_told` writes it; text is JSON."""
+    from helpers.deploy.replica import options_of
+
+    try:
+        found: dict[str, Any] = json.loads(value) if isinstance(value, str) else value
+        options_of(found)
+    except (ValueError, TypeError, KeyError) as error:
+        raise WorkshopError(
+            f"options are not what a server can be told ({type(error).__name__}: {error}). Give all of its options "
+            "with their sizes, as JSON, or leave them out."
+        ) from None
+    return found
 
 
 def described(asked: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
@@ -213,12 +236,12 @@ def described(asked: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
             raise WorkshopError(f"There is no engine in {folder}. Give the folder that a build made.")
         engine = Engine(folder, manifest)
         told["engine"] = str(folder)
-        options, ranks = toolchains.best().serve_options(engine), _ranks(engine)
+        options, ranks = toolchains.of(engine).serve_options(engine), _ranks(engine)
     told["options"] = asked.get("options") or as_told(options)
     if "engine" in asked and ranks == 0:
         # A replica that finds it out for itself imports for longer than its engine loads. On another machine it does.
         with contextlib.suppress(WorkshopError):
-            words = words_of(engine, options_of(told["options"]), toolchains.best())
+            words = words_of(engine, options_of(told["options"]), toolchains.of(engine))
             told |= {"words": words, "node": platform.node()}
     return told, ranks
 

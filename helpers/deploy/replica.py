@@ -216,7 +216,7 @@ class Replica:
 
 
 def resolved(told: Mapping[str, Any]) -> "tuple[Engine, ServeOptions, Any]":
-    """The engine of a replica, what its server is told, and this machine's toolchain.
+    """The engine of a replica, what its server is told, and the toolchain that runs it here.
 
     What a recipe needs and this machine lacks is made first: a cluster's machine may be another than the one that asked
     for the replica.
@@ -238,7 +238,7 @@ def resolved(told: Mapping[str, Any]) -> "tuple[Engine, ServeOptions, Any]":
             engine = recipe.run(told["recipe"])
     else:
         raise WorkshopError(f"There is no engine in {folder}. Build it on this machine, or deploy a recipe.")
-    return engine, options_of(told["options"]), toolchains.best()
+    return engine, options_of(told["options"]), toolchains.of(engine)
 
 
 def words_of(engine: "Engine", options: "ServeOptions", toolchain: Any) -> list[str]:

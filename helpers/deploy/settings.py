@@ -108,7 +108,7 @@ def _up(timeline: "Timeline", scaling: "Scaling") -> str:
     """From the load's going above the target for one replica to the second one's being asked for."""
     asked = timeline.asked_for(2)
     if asked is None:
-        return "no second replica was asked for" if timeline.existing[0] < 2 else "two were there from the begin"
+        return "no second replica was asked for" if timeline.existing[1] < 2 else "two were there from the begin"
     begun = since(above(timeline, scaling, 1), asked, scaling.look_back)
     if begun is None:
         return f"second replica asked for at {asked:.1f} s, with no more in flight than aimed at for one"

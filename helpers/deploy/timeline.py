@@ -5,6 +5,7 @@ replicas there were; both are of one machine's clock. All times here are seconds
 replicas is known as often as somebody looked (a few times a second), so a change may have come a little earlier.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from helpers.cards import Picture, Shown, Table, counted
 from helpers.deploy.observed import ASKED, ENDED, PROCESS, READY, Observed
 from helpers.deploy.phases import BURST, Phase, phases
 from helpers.deploy.scaling import Scaling
-from helpers.deploy.steps import Steps
+from helpers.deploy.steps import Steps, both
 from helpers.errors import WorkshopError
 
 if TYPE_CHECKING:
@@ -205,22 +206,29 @@ class Timeline(Shown):
         return tuple(Scaled(at, before, after) for (_, before), (at, after) in pairwise(seen) if before != after)
 
     @cached_property
-    def asks(self) -> tuple[float, ...]:
-        """When each further replica was asked for: as it was noted, else when it was first seen."""
-        marks = []
+    def _lives(self) -> list[tuple[float, float]]:
+        """From when to when there was each replica, as it was noted: from its being asked for to its end."""
+        lives = []
         for steps in self.observed.replicas().values():
             known = [steps[name] - self.began for name in (ASKED, PROCESS) if name in steps]
-            if known and known[0] >= -_CLOSE:
-                marks.append(known[0])
-        if marks:
-            return tuple(sorted(marks))
-        there = Steps(
-            self.running.times, [a + b for a, b in zip(self.running.values, self.starting.values, strict=True)]
-        )
+            if known:
+                lives.append((known[0], steps[ENDED] - self.began if ENDED in steps else math.inf))
+        return sorted(lives)
+
+    @cached_property
+    def _there(self) -> Steps:
+        """Replicas that ran or were starting, as often as somebody looked."""
+        return both(self.running, self.starting, lambda running, starting: running + starting)
+
+    @cached_property
+    def asks(self) -> tuple[float, ...]:
+        """When each further replica was asked for: as it was noted, else when it was first seen."""
+        if marks := [begin for begin, _ in self._lives if begin >= -_CLOSE]:
+            return tuple(marks)
         # With more than one at a time each counts.
         return tuple(
             at
-            for (_, before), (at, after) in pairwise(zip(there.times, there.values, strict=True))
+            for (_, before), (at, after) in pairwise(zip(self._there.times, self._there.values, strict=True))
             if at > -_CLOSE
             for _ in range(int(after - before))
         )
@@ -233,8 +241,16 @@ class Timeline(Shown):
 
     def asked_for(self, which: int) -> float | None:
         """When the ``which``-th replica at once was asked for; None if it was there already, or never was."""
-        place = which - 1 - self.existing[1]
-        return self.asks[place] if 0 <= place < len(self.asks) else None
+        if which <= self.existing[1]:
+            return None
+        if any(begin >= -_CLOSE for begin, _ in self._lives):
+            # One that takes the place of another that has ended is not a further one.
+            noted = sum(begin < -_CLOSE < end for begin, end in self._lives)
+            others = max(0, self.existing[1] - noted)  # were there before anything was noted
+            counts = ((at, others + sum(begin <= at < end for begin, end in self._lives)) for at in self.asks)
+        else:
+            counts = ((at, int(self._there.at(at))) for at in self.asks)
+        return next((at for at, count in counts if count >= which), None)
 
     def reached(self, replicas: int, after: float = 0.0) -> float | None:
         """When so many replicas were first seen running, from a time on; None if they never were."""
@@ -302,6 +318,10 @@ class Timeline(Shown):
         """When the second replica was asked for, and when it took requests."""
         if self.existing[0] >= 2:
             return f"There were {number(self.existing[0])} replicas from the begin."
+        if self.existing[1] >= 2:
+            ready = self.reached(2)
+            took = "was never seen to take requests" if ready is None else f"took requests at {ready:.1f} s"
+            return f"A second replica was starting already when the load began, and {took}."
         asked, ready, burst = self.asked_for(2), self.reached(2), self.burst
         if asked is None and ready is None:
             most = f"{self.in_flight.most(0.0, self.ends):.0f} requests in flight at most"
@@ -326,7 +346,8 @@ class Timeline(Shown):
             since = f"{one.at - self.last_ended:.1f} s after the last answer"
             if one.at < self.last_ended:
                 ended = burst is not None and one.at >= burst.end
-                since = f"{one.at - burst.end:.1f} s after the burst ended" if burst and ended else "under load"
+                busy = "under load" if self.in_flight.at(one.at) else "between requests, with none in flight"
+                since = f"{one.at - burst.end:.1f} s after the burst ended" if burst and ended else busy
             found.append(f"to {number(one.after)} at {one.at:.1f} s ({since})")
         if not found:
             return ["No replica was taken away again while it was looked at."] if self.scaled else []

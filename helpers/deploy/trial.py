@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from helpers.bench.results.result import Result, Sweep
     from helpers.deploy.scaling import Scaling
 
-CALM, RISEN, BURST = 0.1, 0.5, 2.5
+CALM, RISEN, BURST = 0.1, 0.5, 2.0
 """Shares of what one replica gets through: at the begin and the end, after the rise, and in the burst."""
 
-_RISE, _BURST, _AFTER = 12.0, 8.0, 8.0  # seconds
+_RISE, _BURST, _AFTER = 12.0, 7.0, 7.0  # seconds
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,8 +54,22 @@ class Trial(Shown):
         return self.card()._repr_html_()
 
 
+def most_replicas(gpus_a_replica: int = 1, at_most: int = 2) -> int:
+    """How many replicas this machine has room for: each needs GPUs of its own; on a CPU they share it.
+
+    Args:
+        gpus_a_replica: that the engine is split over.
+        at_most: how many are wanted.
+    """
+    from helpers import hardware, toolchains
+
+    if toolchains.best().name not in toolchains.ON_GPU:
+        return at_most
+    return max(1, min(at_most, len(hardware.look().gpus) // gpus_a_replica))
+
+
 def levels(scaling: "Scaling", batch: int) -> list[int]:
-    """The concurrencies at which one replica is measured first: 1, what the autoscaler aims at, and twice that.
+    """The concurrencies at which one replica is measured first: 1, what the autoscaler aims at, and all that it takes.
 
     Args:
         scaling: of the deployment.
@@ -63,7 +77,7 @@ def levels(scaling: "Scaling", batch: int) -> list[int]:
     """
     most = scaling.max_ongoing or batch
     aim = max(1, min(most, round(scaling.target_ongoing)))
-    return sorted({1, aim, min(most, 2 * aim)})
+    return sorted({1, aim, most})
 
 
 def rise_and_burst(measured: "Sweep | Result | Any", scaling: "Scaling") -> Trial:
@@ -83,7 +97,9 @@ def rise_and_burst(measured: "Sweep | Result | Any", scaling: "Scaling") -> Tria
     points = [(0, CALM), (_RISE, RISEN), (_RISE, BURST), (burst_ends, BURST), (burst_ends, CALM)]
     points.append((burst_ends + _AFTER, CALM))
     profile = checked([(at, round(share * capacity, 2)) for at, share in points])
-    return Trial(capacity, aim, one.load.with_(profile=profile, requests=None, runs=1, warmup=None, ramp=None))
+    return Trial(
+        capacity, aim, one.load.with_(profile=profile, requests=None, seconds=None, runs=1, warmup=None, ramp=None)
+    )
 
 
 def _capacity(result: "Result") -> float:

@@ -134,6 +134,8 @@ def _replicas(axis: "Axes", timeline: "Timeline") -> None:
 
 def _waits(axis: "Axes", timeline: "Timeline") -> None:
     """Each request's TTFT at its arrival; those that waited much longer than usual have another mark."""
+    from helpers.deploy.timeline import AFFECTED
+
     long = set(timeline.affected)
     kinds = (
         ("usual", [one for one in timeline.waits if one not in long], {"marker": "o", "color": COLOURS[0], "ms": 4.5}),
@@ -141,7 +143,7 @@ def _waits(axis: "Axes", timeline: "Timeline") -> None:
     )
     for name, found, style in kinds:
         if found:
-            label = "a request" if name == "usual" else "over 3 times the usual wait"
+            label = "a request" if name == "usual" else f"over {AFFECTED} times the usual wait"
             axis.plot([at for at, _ in found], [wait for _, wait in found], linestyle="", label=label, **style)
     if timeline.warm_wait is not None:
         text = f"usual: {time_text(timeline.warm_wait)}"

@@ -67,6 +67,8 @@ def require_free(host: str, port: int, holder: str = "") -> None:
     Raises:
         WorkshopError: says who holds it, where the system tells.
     """
+    if isinstance(port, int) and not 0 < port <= 65535:  # the system would take a larger one modulo 65536
+        raise WorkshopError(f"There is no port {port}. Choose one from 1 to 65535, or none for a free one.")
     try:
         _bound(host, port)
     except PermissionError:
