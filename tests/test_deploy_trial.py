@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from pods import Pod
 
 from helpers.bench.load import Load
 from helpers.deploy import trial
@@ -50,3 +51,16 @@ def test_without_a_time_in_which_all_were_in_flight_the_whole_run_counts() -> No
 def test_a_load_without_answers_is_refused() -> None:
     with pytest.raises(WorkshopError, match="No request of this load was answered"):
         trial.rise_and_burst(Measured(), SCALING)
+
+
+@pytest.mark.parametrize(
+    ("machine", "gpus_a_replica", "most"), [("rtx-4090", 1, 1), ("two-4090", 1, 2), ("two-4090", 2, 1)]
+)
+def test_there_are_as_many_replicas_as_the_gpus_have_room_for(machine, gpus_a_replica, most, tmp_path, monkeypatch):
+    Pod(machine, tmp_path).enter(monkeypatch)
+    assert trial.most_replicas(gpus_a_replica) == most
+
+
+def test_on_a_cpu_replicas_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKSHOP_TOOLCHAIN", "openvino")
+    assert trial.most_replicas() == 2

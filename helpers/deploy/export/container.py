@@ -151,4 +151,5 @@ def steps(subject: Subject) -> list[str]:
 
 def untried(subject: Subject) -> str:
     """What was not tried of it."""
-    return "Container: the file was read by BuildKit's own parser. No image was built from it."
+    gpu = " Nor was trtllm-serve seen to run as another user than root." if subject.on_gpu else ""
+    return f"Container: the file was read by BuildKit's own parser. No image was built from it.{gpu}"

@@ -226,4 +226,10 @@ def untried(subject: Subject) -> str:
     return (
         f"Kubernetes: Deployment, Service and volume fit the schemas of {facts()['kubernetes']['version']}; KEDA's two "
         "resources have fields of its definitions alone. None was applied to a cluster."
+        + (
+            " Whether trtllm-serve runs on a file system that it cannot write to, and ends its streams when it is told "
+            "to end, was not seen."
+            if subject.on_gpu
+            else ""
+        )
     )

@@ -180,5 +180,6 @@ def untried(subject: Subject) -> str:
     known = facts()["release"][subject.release.version]
     return (
         "Triton: the text was parsed by Triton's own protobuf, and never loaded by a server. That its image has "
-        f"TensorRT-LLM {subject.release.version} was read in {known['image_source']}."
+        f"TensorRT-LLM {subject.release.version} was read in {known['image_source']}. It is started as that "
+        "image's own user."
     )
