@@ -113,7 +113,7 @@ def idle_picture(found: "ToZero") -> Picture:
     series: dict[str, list[Any]] = {}
     for one in found.cases:
         series.setdefault(one.engine, []).append(one)
-    with figure(9.4, 4.4, panels=(1, 1)) as drawing:
+    with figure(9.4, 5.4, panels=(1, 1)) as drawing:
         waits, hours = drawing.axes
         for place, (name, cases) in enumerate(series.items()):
             style = {"color": COLOURS[place % 7], "marker": MARKERS[place % 7], "dashes": _DASHES[place % 7]}
@@ -132,7 +132,7 @@ def idle_picture(found: "ToZero") -> Picture:
             loads = sorted(warm)
             axis.set_xticks(loads, [f"{load:g}" for load in loads])
             axis.minorticks_off()
-        waits.legend(loc="center left", bbox_to_anchor=(0.0, 0.5), fontsize=8.5, frameon=True, framealpha=0.9)
+        waits.figure.legend(*waits.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9.5)
     said = joined([f"{name} {time_text(max(one.wait for one in cases))}" for name, cases in series.items()])
     alt = (
         f"Simulated waits and GPU time of scale to zero over {counted(len(warm), 'load')}. "
