@@ -34,7 +34,7 @@ class Case:
         size: of the engine, in bytes; 0 for the replica that is kept.
         per_hour: requests an hour.
         cold: seconds of its cold start.
-        wait, usual: TTFT p99 and p50, in seconds.
+        wait: TTFT p99, in seconds.
         met: share of requests that came while no replica was ready.
         gpu_hours: a day.
     """
@@ -44,7 +44,6 @@ class Case:
     per_hour: float
     cold: float
     wait: float
-    usual: float
     met: float
     gpu_hours: float
 
@@ -224,7 +223,6 @@ def _case(name: str, size: float, load: float, cold: float, done: "Simulated", h
         load,
         cold,
         done.ttft_at(99),
-        done.ttft_at(50),
         waits / len(done.requests),
         done.replica_seconds / 3600 / hours * 24,
     )
