@@ -133,6 +133,20 @@ class ShownAsTable(Shown):
         return self.table()._repr_html_()
 
 
+class ShownAsCard(Shown):
+    """Base of what shows itself as the card that it makes."""
+
+    def card(self) -> Card:
+        """The card: what there is to know."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return str(self.card())
+
+    def _repr_html_(self) -> str:
+        return self.card()._repr_html_()
+
+
 @dataclass(frozen=True, repr=False)
 class Picture(Shown):
     """A drawing with its text equivalent.

@@ -33,7 +33,6 @@ READ_BACK_TEXTS = 128
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a Llama's layer, by their names in a Hugging Face model."""
 
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _READER = "unified_read_back.py"
 _WORKERS = Path(__file__).with_name("workers")
 

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from helpers.cards import Card, Shown, bytes_text, seconds_text
+from helpers.cards import Card, ShownAsCard, bytes_text, seconds_text
 from helpers.errors import WorkshopError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -94,7 +94,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, repr=False)
-class Artifact(Shown):
+class Artifact(ShownAsCard):
     """A published directory and its manifest; shows itself as a card."""
 
     path: Path
@@ -123,12 +123,6 @@ class Artifact(Shown):
         if self.log:
             facts["log"] = str(self.log)
         return Card(title, facts)
-
-    def __str__(self) -> str:
-        return str(self.card())
-
-    def _repr_html_(self) -> str:
-        return self.card()._repr_html_()
 
 
 def shell_text(command: list[str]) -> str:

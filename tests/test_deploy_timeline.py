@@ -11,7 +11,8 @@ from helpers.bench.load import Load
 from helpers.bench.measured import Run
 from helpers.bench.results import result
 from helpers.deploy.cold_start import ColdStart, side_by_side
-from helpers.deploy.observed import Mark, Moment, Observed
+from helpers.deploy.marks import append
+from helpers.deploy.observed import MOMENTS, Mark, Moment, Observed, last, read
 from helpers.deploy.phases import phases
 from helpers.deploy.scaling import Scaling
 from helpers.deploy.steps import Steps, both, since
@@ -315,3 +316,14 @@ def test_the_table_over_time_has_all_requests_and_not_too_many_rows(made: Timeli
     table = made.over_time()
     assert len(table.rows) <= 30 and sum(int(str(line[2])) for line in table.rows) == len(made.rows)
     assert sum(int(str(line[3]).replace(",", "")) for line in made.table().rows) == len(made.rows)
+
+
+def test_the_last_look_is_the_last_whole_line_of_however_many(tmp_path):
+    file = tmp_path / MOMENTS
+    assert last(tmp_path) is None
+    for number in range(200):
+        append(file, Moment(1795687724.123 + number, 0, 1, 0, 1).told())
+    with file.open("a") as open_end:
+        open_end.write('{"time": 17956')
+    assert last(tmp_path) == read(tmp_path).moments[-1]
+    assert last(tmp_path).time == 1795687724.123 + 199

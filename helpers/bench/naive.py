@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from helpers import processes
 from helpers.bench.results.figures import Spread
 from helpers.bench.results.metrics import CLIENT_BOUND, NONE, number
-from helpers.cards import Card, Shown, ShownAsTable, Table
+from helpers.cards import Card, ShownAsCard, ShownAsTable, Table
 from helpers.errors import WorkshopError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Wave:
 
 
 @dataclass(frozen=True, repr=False)
-class Naive(Shown):
+class Naive(ShownAsCard):
     """What the naive program measured, and what it could not see.
 
     Attributes:
@@ -160,12 +160,6 @@ class Naive(Shown):
             f"ms, the slowest after {_ms(ttft.most)} ms."
         )
         return Card(f"The naive benchmark: concurrency {self.concurrency}, measured", facts, note)
-
-    def __str__(self) -> str:
-        return str(self.card())
-
-    def _repr_html_(self) -> str:
-        return self.card()._repr_html_()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import keeper, processes, stage, workspace
-from helpers.cards import Card, Shown, Table, counted, seconds_text
+from helpers.cards import Card, ShownAsCard, Table, counted, seconds_text
 from helpers.deploy import observed
 from helpers.deploy.cluster import ASKED_FILE, LOGS
 from helpers.deploy.observed import ASKED, ENDED, FIRST_TOKEN, READY, Moment, Observed
@@ -139,7 +139,7 @@ atexit.register(stop_all)
 
 
 @dataclass(frozen=True, repr=False)
-class Answer(Shown):
+class Answer(ShownAsCard):
     """One streamed answer and its times, in seconds since 1970.
 
     Attributes:
@@ -172,14 +172,8 @@ class Answer(Shown):
         facts |= {"first token after": f"{self.ttft:.2f} s", "whole answer after": f"{self.seconds:.2f} s"}
         return Card("measured: one streamed request", facts)
 
-    def __str__(self) -> str:
-        return str(self.card())
 
-    def _repr_html_(self) -> str:
-        return self.card()._repr_html_()
-
-
-class Deployment(Shown):
+class Deployment(ShownAsCard):
     """An engine behind Ray Serve, and what there is to know and to do about it.
 
     Attributes:
@@ -455,8 +449,7 @@ class Deployment(Shown):
 
     def moment(self) -> Moment | None:
         """The last look at its replicas; None before the first."""
-        moments = self.observed().moments
-        return moments[-1] if moments else None
+        return observed.last(self.folder)
 
     def wait(self, replicas: int, time_limit: float = 60, *, live: Live | None = None) -> None:
         """Wait until so many replicas run, and none is starting or stopping beside them; then show them.
@@ -552,12 +545,6 @@ class Deployment(Shown):
         before = self.started_seconds is not None and self.changed_seconds is None
         note = "No replica runs before the first request." if scaling.min_replicas == 0 and before else ""
         return Card(f"Deployment of {self.title}: {state}", facts, note)
-
-    def __str__(self) -> str:
-        return str(self.card())
-
-    def _repr_html_(self) -> str:
-        return self.card()._repr_html_()
 
 
 def _in_words(moment: Moment | None) -> str:

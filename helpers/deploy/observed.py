@@ -12,6 +12,8 @@ from typing import Any
 
 MOMENTS, MARKS = "moments.jsonl", "marks.jsonl"
 
+_TAIL = 2048  # bytes at the end of the moments that hold the last one whole, several times over
+
 ASKED, PROCESS, IMPORTED, LOADED, READY, FIRST_TOKEN, ENDED = (
     "asked",  # the autoscaler decided to have it
     "process",  # its process exists
@@ -83,6 +85,17 @@ def read(folder: Path) -> Observed:
     moments = (Moment(**line) for line in _lines(folder / MOMENTS))
     marks = sorted((Mark(**line) for line in _lines(folder / MARKS)), key=lambda mark: mark.time)
     return Observed(tuple(moments), tuple(marks))
+
+
+def last(folder: Path) -> Moment | None:
+    """The newest look at the replicas; None before the first. Quick, however long the file is."""
+    file = folder / MOMENTS
+    if not file.exists():
+        return None
+    with file.open("rb") as moments:
+        moments.seek(max(0, moments.seek(0, 2) - _TAIL))
+        whole = [line for line in moments.read().splitlines(keepends=True) if line.endswith(b"\n")]
+    return Moment(**json.loads(whole[-1])) if whole else None
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:

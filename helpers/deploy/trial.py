@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.bench.load import Load
 from helpers.bench.profile import checked
-from helpers.cards import Card, Shown
+from helpers.cards import Card, ShownAsCard
 from helpers.errors import WorkshopError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _RISE, _BURST, _AFTER = 12.0, 7.0, 7.0  # seconds
 
 
 @dataclass(frozen=True, repr=False)
-class Trial(Shown):
+class Trial(ShownAsCard):
     """A rise and a burst.
 
     Attributes:
@@ -46,12 +46,6 @@ class Trial(Shown):
             f"falls back to {CALM:.0%}."
         )
         return Card("The load to be sent", facts, note)
-
-    def __str__(self) -> str:
-        return str(self.card())
-
-    def _repr_html_(self) -> str:
-        return self.card()._repr_html_()
 
 
 def most_replicas(gpus_a_replica: int = 1, at_most: int = 2) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.cards import Card, Shown, Table
+from helpers.cards import Card, ShownAsCard, Table
 from helpers.errors import WorkshopError
 from helpers.hardware.gpus import GB, Datasheet
 from helpers.hardware.limits import BYTES, Roofline, operations_text
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[2] / "data" / "measured"
 
 
 @dataclass(frozen=True, repr=False)
-class Recorded(Shown):
+class Recorded(ShownAsCard):
     """A device's two limits as they were measured on another machine.
 
     Args:
@@ -59,12 +59,6 @@ class Recorded(Shown):
             "command": self.command,
         }
         return Card(f"recorded: limits of {self.device}", facts)
-
-    def __str__(self) -> str:
-        return str(self.card())
-
-    def _repr_html_(self) -> str:
-        return self.card()._repr_html_()
 
 
 def recordings() -> list[Recorded]:

@@ -8,12 +8,12 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 
-from helpers.cards import Card, Shown
+from helpers.cards import Card, ShownAsCard
 from helpers.workspace import DATA
 
 
 @dataclass(frozen=True, repr=False)
-class Fault(Shown):
+class Fault(ShownAsCard):
     """One known failure: the texts that tell it, its cause, the one thing to do, and who reported it."""
 
     name: str
@@ -29,12 +29,6 @@ class Fault(Shown):
     def card(self) -> Card:
         """Cause, remedy and source."""
         return Card(f"Known: {self.name}", {"cause": self.cause, "remedy": self.remedy, "source": self.source})
-
-    def __str__(self) -> str:
-        return str(self.card())
-
-    def _repr_html_(self) -> str:
-        return self.card()._repr_html_()
 
 
 @cache

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from helpers import keeper, processes, stage, workspace
-from helpers.cards import Card, Shown, Table, bytes_text, counted, seconds_text
+from helpers.cards import Card, Shown, ShownAsCard, Table, bytes_text, counted, seconds_text
 from helpers.errors import WorkshopError
 from helpers.progress import Bar, Live
 from helpers.serving import poller, ports
@@ -137,7 +137,7 @@ def stop_all() -> Table:
 atexit.register(stop_all)
 
 
-class Endpoint(Shown):
+class Endpoint(ShownAsCard):
     """One server, and what there is to know and to do about it.
 
     Attributes:
@@ -647,12 +647,6 @@ class Endpoint(Shown):
         )
         facts["log"] = str(self.log)
         return Card(f"Endpoint of {self.title}: {state}", facts, " ".join(self._notes))
-
-    def __str__(self) -> str:
-        return str(self.card())
-
-    def _repr_html_(self) -> str:
-        return self.card()._repr_html_()
 
 
 class _PortTaken(Exception):

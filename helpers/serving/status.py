@@ -6,7 +6,7 @@ from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING
 
-from helpers.cards import Card, Shown, counted, seconds_text
+from helpers.cards import Card, Shown, ShownAsCard, counted, seconds_text
 from helpers.progress import Bar
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _FRESH = 3.0  # seconds after which a record is no longer what happens now
 
 
 @dataclass(frozen=True, repr=False)
-class Status(Shown):
+class Status(ShownAsCard):
     """One moment of an endpoint.
 
     Attributes:
@@ -122,12 +122,6 @@ class Status(Shown):
             since = "when it became idle" if idle else "and no step since: it is idle, or in one long step"
             facts["last report"] += f", {since}"
         return facts
-
-    def __str__(self) -> str:
-        return str(self.card())
-
-    def _repr_html_(self) -> str:
-        return self.card()._repr_html_()
 
 
 def _told(count: int | None) -> str:

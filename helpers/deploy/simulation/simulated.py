@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from helpers.bench.analysis.points import time_text
 from helpers.bench.results.figures import Spread, percentile
 from helpers.bench.rows import MEASURED, Row
-from helpers.cards import Card, Shown, counted, seconds_text
+from helpers.cards import Card, ShownAsCard, counted, seconds_text
 from helpers.deploy.observed import ASKED, ENDED, Observed
 from helpers.deploy.scaling import Scaling
 from helpers.deploy.simulation.cold_start import ColdStart
@@ -62,7 +62,7 @@ class Request:
 
 
 @dataclass(frozen=True, repr=False)
-class Simulated(Shown):
+class Simulated(ShownAsCard):
     """One simulated run.
 
     Attributes:
@@ -152,12 +152,6 @@ class Simulated(Shown):
             "replica-seconds": f"{self.replica_seconds:,.0f}",
         }
         return Card(f"Simulated: {counted(len(self.requests), 'request')}", facts, self.assumptions)
-
-    def __str__(self) -> str:
-        return str(self.card())
-
-    def _repr_html_(self) -> str:
-        return self.card()._repr_html_()
 
 
 def most_running(observed: Observed) -> int:
