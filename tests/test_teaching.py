@@ -170,14 +170,14 @@ def test_artifacts_are_what_was_published(own_home):
         publish("checkpoints/bundled/fp16", "checkpoint", "Checkpoint of bundled"),
         publish("models/tiny", "model", "A model"),
     ]
-    assert sorted(teaching.artifacts(), key=lambda a: a.path) == sorted(made, key=lambda a: a.path)
+    assert sorted(workspace.artifacts(), key=lambda a: a.path) == sorted(made, key=lambda a: a.path)
 
 
 def test_a_workspace_below_a_folder_called_scratch_is_seen_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKSHOP_HOME", str(tmp_path / "scratch" / "me"))
     kept = publish("engines/bundled/fp16", "engine", "An engine")
     publish("scratch/bundled/elsewhere", "engine", "An altered copy, for show")
-    assert teaching.artifacts() == [kept]
+    assert workspace.artifacts() == [kept]
 
 
 def test_nothing_half_made_damaged_or_of_another_release_is_listed(own_home):
@@ -187,5 +187,5 @@ def test_nothing_half_made_damaged_or_of_another_release_is_listed(own_home):
         (own_home / "engines" / "bundled" / name / "manifest.json").write_text(text)
     half_made = Path(str(publish("engines/bundled/b", "engine", "Half").path))
     half_made.rename(half_made.with_name(f".making-b~here~{os.getpid()}"))
-    assert teaching.artifacts() == [kept]
+    assert workspace.artifacts() == [kept]
     assert teaching.start(NAMES[0]).facts["workspace"].endswith("(1 engine)")

@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = {"display_name": "TensorRT-LLM workshop", "language": "python", "name": "trtllm-workshop"}
-CELL_METADATA = ("slideshow", "tags")
+CELL_METADATA = ("notes", "slideshow", "tags", "workshop")
 
 Cell = dict[str, Any]
 Notebook = dict[str, Any]

@@ -103,7 +103,7 @@ def _perplexities(artifacts: Sequence[Artifact]) -> list[tuple[str, str]]:
 
 def verify(paths: list[Path], out: Path, timeout: int = CELL_TIMEOUT_S) -> Verified:
     """Run the notebooks and gather what the report says."""
-    from helpers import hardware, releases, teaching
+    from helpers import hardware, releases, workspace
 
     runs = run_all(paths, out, timeout)
     machine = hardware.look()
@@ -116,7 +116,7 @@ def verify(paths: list[Path], out: Path, timeout: int = CELL_TIMEOUT_S) -> Verif
         date=datetime.date.today().isoformat(),
         runs=runs,
         wanted=len(paths),
-        artifacts=teaching.artifacts(),
+        artifacts=workspace.artifacts(),
     )
 
 
