@@ -4,16 +4,16 @@ Every object here has two faces with the same content, ``_repr_html_`` for a bro
 terminal, a log or a screen reader's plain text. Helpers return these instead of printing.
 """
 
-import base64
+import hashlib
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from helpers import looks
+
 _STYLE = "border-collapse:collapse;margin:0.4em 0;font-variant-numeric:tabular-nums;font-size:0.95em;line-height:1.35"
-_CELL = "padding:0.2em 0.8em;text-align:{align};border-bottom:1px solid rgba(128,128,128,0.3)"
-_GREEN = "#76b900"
-GREY = "#5B5B5B"
-"""The line beside what is told rather than made: a plan, a recipe."""
+_CELL = "padding:0.2em 0.8em;text-align:{align};border-bottom:1px solid " + looks.LINE
 
 
 class Shown:
@@ -33,18 +33,29 @@ class Card(Shown):
     Args:
         title: one line.
         facts: label to value, in the order to show; values are text, already formatted with units.
-        note: an optional sentence below.
+        note: an optional sentence below. One that begins as a verdict does (`helpers.looks.VERDICTS`) makes the card an
+            exercise's, and is shown with the verdict's sign.
+        links: what to show to where it leads, such as another notebook's file; shown below in one line.
+        kind: a kind of box, see `helpers.looks`: ``made``, ``told``, ``asked``, ``warns`` or ``stops``.
     """
 
     title: str
     facts: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    links: Mapping[str, str] = field(default_factory=dict)
+    kind: str = looks.MADE
 
     def __str__(self) -> str:
         width = max((len(label) for label in self.facts), default=0)
         lines = [self.title]
         lines += [f"  {label:<{width}}  {value}" for label, value in self.facts.items()]
-        return "\n".join(lines + ([self.note] if self.note else []))
+        lines += [self._note()] if self.note else []
+        return "\n".join(lines + [f"  {label}: {address}" for label, address in self.links.items()])
+
+    def _note(self) -> str:
+        """The note, a verdict with its sign."""
+        verdict = looks.verdict_of(self.note)
+        return f"{verdict.sign} {self.note}" if verdict else self.note
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -53,8 +64,20 @@ class Card(Shown):
             f"<code style='background:none;white-space:pre-wrap'>{html.escape(value)}</code></td></tr>"
             for label, value in self.facts.items()
         )
-        note = f"<p style='margin:0.3em 0'>{html.escape(self.note)}</p>" if self.note else ""
-        return boxed(self.title, f"<table style='{_STYLE}'>{rows}</table>{note}", _GREEN)
+        table = f"<table style='{_STYLE}'>{rows}</table>" if rows else ""
+        kind = looks.ASKED if looks.verdict_of(self.note) else self.kind
+        return boxed(self.title, table + self._note_html() + linked(self.links), kind)
+
+    def _note_html(self) -> str:
+        """The note; a verdict's sign and words stand out, and its line is its own."""
+        verdict = looks.verdict_of(self.note)
+        if verdict is None:
+            return f"<p style='margin:0.3em 0'>{html.escape(self.note)}</p>" if self.note else ""
+        rest = html.escape(self.note[len(verdict.words) :])
+        return (
+            f"<p style='margin:0.3em 0;padding-top:0.3em;border-top:{verdict.line} currentColor'>"
+            f"<span aria-hidden='true'>{verdict.sign} </span><strong>{html.escape(verdict.words)}</strong>{rest}</p>"
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -165,25 +188,52 @@ class Picture(Shown):
         return f"[{self.alt}]\n{self.text}"
 
     def _repr_html_(self) -> str:
-        data = base64.b64encode(self.svg.encode()).decode()
+        # In the page itself, not as an image: so its text and lines take the colours of the theme around them.
         return (
-            "<figure style='margin:0.5em 0'>"
-            f"<img alt='{html.escape(self.alt, quote=True)}' style='max-width:100%;background:white' "
-            f"src='data:image/svg+xml;base64,{data}'>"
+            f"<figure style='margin:0.5em 0'>{inline(self.svg, self.alt)}"
             f"<details><summary>The same in words</summary><pre>{html.escape(self.text)}</pre></details></figure>"
         )
 
 
-def boxed(title: str, body: str, colour: str = GREY) -> str:
+def inline(svg: str, alt: str) -> str:
+    """A drawing as part of a page: one image to a screen reader, in the colours of the theme around it.
+
+    Args:
+        svg: a complete SVG document.
+        alt: what is drawn.
+    """
+    body = re.sub(r"^.*?(?=<svg\b)|<metadata>.*?</metadata>|<style>.*?</style>", "", svg.strip(), flags=re.DOTALL)
+    # Pictures share a page, and so their names must differ: those of a picture that is hidden would draw nothing.
+    mark = "p" + hashlib.sha256(svg.encode()).hexdigest()[:6]
+    used = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", body))
+    body = re.sub(r' id="([^"]*)"', lambda found: f' id="{mark}{found[1]}"' if found[1] in used else "", body)
+    body = re.sub(r'(url\(|href=")#', rf"\1#{mark}", body)
+    style = (
+        f"--ground:{looks.GROUND};{looks.TONES};max-width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt"
+    )
+    return body.replace("<svg", f"<svg role='img' aria-label='{html.escape(alt, quote=True)}' style='{style}'", 1)
+
+
+def linked(links: Mapping[str, str]) -> str:
+    """Links in one line, as HTML; nothing where there are none."""
+    if not links:
+        return ""
+    anchors = " · ".join(
+        f"<a href='{html.escape(address, quote=True)}'>{html.escape(label)}</a>" for label, address in links.items()
+    )
+    return f"<p style='margin:0.3em 0'>{anchors}</p>"
+
+
+def boxed(title: str, body: str, kind: str = looks.TOLD) -> str:
     """HTML with a line at its left, under a title.
 
     Args:
         title: plain text.
         body: HTML.
-        colour: of the line.
+        kind: what the box is, see `helpers.looks`; the line's pattern tells it, and its colour.
     """
     return (
-        f"<div style='border-left:4px solid {colour};padding:0.2em 0 0.2em 1em;margin:0.5em 0'>"
+        f"<div style='border-left:{looks.LINES[kind].css};padding:0.2em 0 0.2em 1em;margin:0.5em 0'>"
         f"<strong>{html.escape(title)}</strong>{body}</div>"
     )
 

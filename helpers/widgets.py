@@ -20,6 +20,7 @@ STATIC_VARIABLE = "WORKSHOP_STATIC"
 _VIEW = "application/vnd.jupyter.widget-view+json"
 _WEIGHTS = [(title, key) for key, title in memory.TITLES.items()]
 _CACHES = [("16-bit", "fp16"), ("FP8", "fp8"), ("INT8", "int8")]
+_NOTE = "In JupyterLab this is a set of menus and sliders."
 _LONGEST = 8192  # tokens at the end of a length's slider
 _STEP = 32
 
@@ -157,13 +158,13 @@ class Planner(Shown):
         plans = self.alternatives()
         parts = [] if self.fit else [self.problem]
         parts += [str(self.fit)] if self.fit else []
-        return "\n\n".join([*parts, str(memory.compare(*plans))] if plans else parts)
+        return "\n\n".join([*parts, *([str(memory.compare(*plans))] if plans else []), _NOTE])
 
     def _repr_html_(self) -> str:
         plans = self.alternatives()
         shown = _picture_html(plans) + memory.compare(*plans)._repr_html_() if plans else ""
         said = self.fit._repr_html_() if self.fit else _paragraph(self.problem)
-        return f"{said}{shown}{_paragraph('In JupyterLab this is a set of menus and sliders.')}"
+        return f"{said}{shown}{_paragraph(_NOTE)}"
 
 
 def _picture_html(plans: Sequence[Fit]) -> str:

@@ -514,7 +514,7 @@ def test_without_a_browser_the_latest_results_of_the_server_are_shown(stand_in):
     bundle = made._repr_mimebundle_()
     assert set(bundle) == {"text/plain", "text/html"}
     assert "concurrency 8" in bundle["text/plain"] and "concurrency 64" not in bundle["text/plain"]
-    assert "<img alt=" in bundle["text/html"] and "live dashboard" in bundle["text/html"]
+    assert "<svg role='img' aria-label=" in bundle["text/html"] and "live dashboard" in bundle["text/html"]
 
 
 def test_results_without_a_latency_are_a_table_without_a_curve(stand_in):

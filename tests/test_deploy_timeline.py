@@ -298,7 +298,7 @@ def test_pictures_are_whole_the_same_each_time_and_have_their_words(made: Timeli
         made.picture().alt
     )
     assert "process + imports" in str(starts) and "–" in str(starts)
-    assert "<img alt=" in (page := starts._repr_html_()) and "<table" in page
+    assert "<svg role='img' aria-label=" in (page := starts._repr_html_()) and "<table" in page
     one = starts.named["before"][0]
     assert "<table" in one._repr_html_() and "imports" in str(one)
 

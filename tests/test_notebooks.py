@@ -40,6 +40,9 @@ def test_all_in_order_with_pages_and_an_index(in_order):
         page = (out / "notebooks" / f"{notebook.name}.html").read_text()
         assert notebook.title in page
         assert not re.search(r"<img(?![^>]*\balt=)", page), f"a picture without a text equivalent in {notebook.name}"
+        assert not re.search(r"<svg(?![^>]*\baria-label=)", page), (
+            f"a drawing without a text equivalent in {notebook.name}"
+        )
 
 
 def test_the_perplexity_table_is_computed(in_order):

@@ -66,14 +66,17 @@ def body_of(notebook: Any, source: Path) -> str:
     exporter = HTMLExporter(template_name="basic", embed_images=True, exclude_anchor_links=True)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(source.parent)}})
-    return str(body)
+    # A wide output scrolls sideways: it has to be reached by the Tab key for that, and says what it is.
+    return str(body).replace(
+        '<div class="output_area">', '<div class="output_area" tabindex="0" role="group" aria-label="output">'
+    )
 
 
 def style() -> str:
     """The style of every page: layout from ``style.css``, colours of code for light and dark."""
     from pygments.formatters import HtmlFormatter
 
-    light = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    light = HtmlFormatter(style="xcode").get_style_defs(".highlight")
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
     layout = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{layout}"

@@ -14,6 +14,7 @@ from helpers.bench.child import PROGRAM, GivenUp
 from helpers.bench.running import Measuring, Subject, load_of
 from helpers.cards import Shown, Table
 from helpers.errors import WorkshopError
+from helpers.looks import COLOURS
 from helpers.progress import Bar
 
 if TYPE_CHECKING:
@@ -143,11 +144,12 @@ def _drawn(times: Sequence[float], values: Sequence[float | None], alt: str) -> 
     )
     svg = (
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{_HEIGHT}'>"
-        f"<path d='M2 {_HEIGHT - 1.5}H{_WIDTH - 2}' stroke='#8a8a8a' stroke-width='1'/>"
-        f"<polyline points='{points}' fill='none' stroke='#0072B2' stroke-width='2'/></svg>"
+        f"<path d='M2 {_HEIGHT - 1.5}H{_WIDTH - 2}' stroke='#7f7f7f' stroke-width='1'/>"
+        f"<polyline points='{points}' fill='none' stroke='{COLOURS[0]}' stroke-width='2'/></svg>"
     )
+    # Middle tones without a ground: as an image it is right on light and on dark.
     data = base64.b64encode(svg.encode()).decode()
-    return f"<img alt='{html.escape(alt, quote=True)}' style='background:white' src='data:image/svg+xml;base64,{data}'>"
+    return f"<img alt='{html.escape(alt, quote=True)}' src='data:image/svg+xml;base64,{data}'>"
 
 
 class Session:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.cards import Picture, Table, bytes_text, counted
 from helpers.errors import WorkshopError
-from helpers.plots.canvas import COLOURS, FAINT, INK, few_ticks, figure
+from helpers.plots.canvas import COLOURS, FAINT, INK, PANEL, SHADE, few_ticks, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from helpers.toolchains.batching import BatchRun
 
 _USED: dict[str, Any] = {"facecolor": COLOURS[0], "edgecolor": COLOURS[0], "linewidth": 0.3}
-_FREE: dict[str, Any] = {"facecolor": "#F2F2F2", "edgecolor": "#bdbdbd", "linewidth": 0.6}
+_FREE: dict[str, Any] = {"facecolor": PANEL, "edgecolor": SHADE, "linewidth": 0.6}
 _RUNNING: dict[str, Any] = {"facecolor": COLOURS[2], "edgecolor": COLOURS[2], "linewidth": 0.3}
 _WAITING: dict[str, Any] = {"facecolor": COLOURS[1], "edgecolor": "white", "hatch": "//", "linewidth": 0.3}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from helpers.bench.analysis.points import joined, time_text
 from helpers.cards import Picture, counted
 from helpers.deploy.steps import Steps, both
-from helpers.plots.canvas import COLOURS, FAINT, HATCHES, INK, few_ticks, figure
+from helpers.plots.canvas import COLOURS, FAINT, HATCHES, INK, PALE, SHADE, WARM, few_ticks, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ _PLAIN: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 1, "
 _REPLICAS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("running", {"facecolor": COLOURS[0], "edgecolor": "white"}),
     ("starting", {"facecolor": COLOURS[1], "edgecolor": "white", "hatch": "//"}),
-    ("stopping", {"facecolor": "#c4c4c4", "edgecolor": INK, "hatch": ".."}),
+    ("stopping", {"facecolor": SHADE, "edgecolor": INK, "hatch": ".."}),
 )
 
 
@@ -68,7 +68,7 @@ def _parts(axis: "Axes", timeline: "Timeline") -> None:
     for phase in timeline.phases[1:]:
         axis.axvline(phase.begin, color=FAINT, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0.5)
     if timeline.burst is not None:
-        axis.axvspan(timeline.burst.begin, timeline.burst.end, color="#f2ecdc", linewidth=0, zorder=0)
+        axis.axvspan(timeline.burst.begin, timeline.burst.end, color=WARM, linewidth=0, zorder=0)
 
 
 def _load(axis: "Axes", timeline: "Timeline") -> None:
@@ -81,7 +81,7 @@ def _load(axis: "Axes", timeline: "Timeline") -> None:
     each = "a second" if length == _BAR else f"a second, over {length:.1f} s"
     axis.bar(
         [place * length for place in counts], [count / length for count in counts.values()], length, align="edge",
-        facecolor="#b9cfe0", edgecolor="white", linewidth=0.4, label=f"sent, {each}",
+        facecolor=PALE, edgecolor="white", linewidth=0.4, label=f"sent, {each}",
     )  # fmt: skip
     if timeline.load is not None and timeline.load.open_loop:
         points = timeline.load.profile or (

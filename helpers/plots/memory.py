@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.cards import Picture, Table, bytes_text, counted
 from helpers.errors import WorkshopError
-from helpers.plots.canvas import FAINT, few_ticks, figure
+from helpers.plots.canvas import COLOURS, FAINT, PANEL, few_ticks, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from helpers.memory import Fit
 
 # Colour and hatch of each part, in the order in which the memory fills.
-_STYLES = (("#5B5B5B", "xx"), ("#0072B2", ""), ("#E69F00", "//"), ("#009E73", ".."), ("#F2F2F2", ""))
+_STYLES = ((COLOURS[6], "xx"), (COLOURS[0], ""), (COLOURS[1], "//"), (COLOURS[2], ".."), (PANEL, ""))
 _WIDE_ENOUGH = 0.11  # of the widest bar: a part narrower than that has no room for its size
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.cards import Picture, Table
 from helpers.errors import WorkshopError
-from helpers.plots.canvas import COLOURS, FAINT, HATCHES, INK, MARKERS, figure
+from helpers.plots.canvas import COLOURS, FAINT, HATCHES, INK, MARKERS, PANEL, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,7 +101,7 @@ def _milliseconds(axis: "Axes", rows: int, times: bool) -> None:
     axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.yaxis.set_minor_locator(_none())
     if rows:
-        axis.axhspan(high, axis.get_ylim()[1], facecolor="#f3f3f3", edgecolor="none")
+        axis.axhspan(high, axis.get_ylim()[1], facecolor=PANEL, edgecolor="none")
 
 
 def _legend(axis: "Axes", prediction: "Prediction") -> None:
@@ -196,7 +196,7 @@ def _gpu(axis: "Axes", left: float, name: str) -> None:
     """The outline of a GPU with its name."""
     from matplotlib.patches import FancyBboxPatch
 
-    style: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.12", "facecolor": "#f6f6f6", "edgecolor": FAINT}
+    style: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.12", "facecolor": PANEL, "edgecolor": FAINT}
     axis.add_patch(FancyBboxPatch((left, _GPU_LOW), _WIDE, _GPU_TOP - _GPU_LOW, linewidth=1.2, **style))
     axis.text(left + _WIDE / 2, _GPU_TOP + 0.08, name, ha="center", va="bottom", fontsize=10.5, weight="bold")
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.cards import Picture, Table
 from helpers.errors import WorkshopError
-from helpers.plots.canvas import COLOURS, FAINT, INK, figure
+from helpers.plots.canvas import COLOURS, FAINT, INK, PANEL, WHITE, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ ENDINGS = {
     ),
 }
 BOX, PITCH = 1.55, 1.95
-GREEN = "#00704F"
+GREEN = "#007A56"
 """Dark enough for white letters, where the palette's green is not."""
 
 
@@ -74,11 +74,11 @@ def pipeline(toolchain: str = "openvino") -> Picture:
         axis.set(xlim=(-0.1, PITCH * len(stages) + BOX + 0.1), ylim=(-1.75, 1.35))
         axis.set_aspect("equal")
         axis.axis("off")
-        _box(axis, 0, "weights", "Hugging Face", "#f3f3f3", INK)
+        _box(axis, 0, "weights", "Hugging Face", PANEL, INK)
         for number, (stage, tool, result) in enumerate(stages, 1):
             left = PITCH * number
             colour = COLOURS[0] if number <= shared else GREEN
-            _box(axis, left, stage, tool, colour, "white")
+            _box(axis, left, stage, tool, colour, WHITE)
             lines = result.replace(", ", ",\n").replace(" for ", "\nfor ")
             axis.text(left + BOX / 2, -0.62, lines, ha="center", va="top", fontsize=10)
             arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.6, "shrinkA": 2, "shrinkB": 2}
@@ -107,4 +107,4 @@ def _box(axis: "Axes", left: float, name: str, tool: str, face: str, ink: str) -
 def _bracket(axis: "Axes", left: float, right: float, text: str, colour: str) -> None:
     """A line over some boxes that says what they have in common."""
     axis.plot([left, left, right, right], [0.62, 0.74, 0.74, 0.62], color=colour, linewidth=1.5)
-    axis.text((left + right) / 2, 0.88, text, ha="center", va="bottom", color=colour, fontsize=11, weight="bold")
+    axis.text((left + right) / 2, 0.88, text, ha="center", va="bottom", fontsize=11, weight="bold")

@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.cards import GREY, Shown, boxed, counted, paragraph, preformatted
+from helpers.cards import Shown, boxed, counted, paragraph, preformatted
 from helpers.deploy.export.subject import File
 from helpers.errors import WorkshopError
+from helpers.looks import STOPS, TOLD
 
 NOTE = ".workshop-export.json"
 """In a folder that was written here: every file with its digest, so that nothing of somebody else's is overwritten."""
-
-_RED = "#B3261E"
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,7 +113,7 @@ class Exported(Shown):
         refused = "".join(paragraph(f"{target}: {why}") for target, why in self.refusals.items())
         files = "".join(_foldable(path, file) for path, file in self.made.items())
         body = refused + files + "".join(map(paragraph, self.notes))
-        return boxed(self.headline, body, GREY if self.made else _RED)
+        return boxed(self.headline, body, TOLD if self.made else STOPS)
 
 
 @dataclass(frozen=True, repr=False)

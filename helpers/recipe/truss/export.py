@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import workspace
-from helpers.cards import GREY, Shown, Table, boxed, paragraph, preformatted
+from helpers.cards import Shown, Table, boxed, paragraph, preformatted
 from helpers.errors import WorkshopError
+from helpers.looks import STOPS, TOLD
 from helpers.recipe.truss.facts import facts, to_yaml, version
 from helpers.recipe.truss.mapping import Difference, compared, config
 from helpers.recipe.truss.refusals import Refusal, refusals
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 FILE = "config.yaml"
 """What Truss looks for in a folder."""
-
-_RED = "#B3261E"
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,7 +106,7 @@ class TrussExport(Shown):
         if not self.nothing:
             notes = [*self.notes, *([self.next] if self.next else [])]
             body += preformatted(self.text) + self.table()._repr_html_() + "".join(map(paragraph, notes))
-        return boxed(self.headline, body, _RED if self.refusals else GREY)
+        return boxed(self.headline, body, STOPS if self.refusals else TOLD)
 
 
 def _item(reason: Refusal) -> str:
