@@ -19,11 +19,11 @@ class WrongKernel(Exception):
         return [f"WrongKernel: {self}"]
 
 
-def start(name):
-    """Open a notebook: check the kernel, then show what this machine is and what the notebook will use.
+def require_kernel():
+    """Refuse a Python that lacks what the notebooks import.
 
-    Args:
-        name: the notebook's file name without ``.ipynb``.
+    Raises:
+        WrongKernel: says what is missing and which kernel to pick.
     """
     missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
     if missing or sys.version_info < (3, 11):
@@ -33,6 +33,15 @@ def start(name):
             f"{sys.version_info[0]}.{sys.version_info[1]} without {lacking}. "
             "If it is not in the list, run 'make setup' in the repository and reload this page."
         )
+
+
+def start(name):
+    """Open a notebook: check the kernel, then show what this machine is and what the notebook will use.
+
+    Args:
+        name: the notebook's file name without ``.ipynb``.
+    """
+    require_kernel()
     from helpers import teaching
 
     return teaching.start(name)

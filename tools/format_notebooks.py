@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = (ROOT / "notebooks", ROOT / "notebooks" / "solutions")
 KERNEL = {"display_name": "TensorRT-LLM workshop", "language": "python", "name": "trtllm-workshop"}
 CELL_METADATA = ("notes", "slideshow", "tags", "workshop")
 
@@ -117,9 +118,11 @@ def main(arguments: list[str] | None = None) -> int:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="name every departure (the default)")
     mode.add_argument("--fix", action="store_true", help="rewrite the files")
-    parser.add_argument("paths", nargs="*", type=Path, help="files or folders (default: notebooks/)")
+    parser.add_argument(
+        "paths", nargs="*", type=Path, help="files or folders (default: notebooks/ and notebooks/solutions/)"
+    )
     options = parser.parse_args(arguments)
-    paths = notebooks_in(options.paths or [ROOT / "notebooks"])
+    paths = notebooks_in(options.paths or FOLDERS)
     left = 0
     for path in paths:
         text = path.read_bytes().decode()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from helpers.cards import Card
 
@@ -54,9 +55,11 @@ class Question:
         """What to show for an answer; ``working`` tells how a right one is computed."""
         if answer is None:
             return Card(self.title, note=f"Not answered yet: {self.unanswered}")
-        if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer) or answer < 0:
+        number = _number(answer)
+        if number is None or number < 0:
             sorry = f"That is no number of {self.unit}. Give one, such as {self.such_as}."
             return Card(self.title, {"your answer": repr(answer)}, sorry)
+        answer = number
         # Ten million and less are shown to the last digit; an exponent would hide what was typed.
         facts = {"your answer": f"{answer:,.12g}" if answer < 1e10 else f"{answer:.3g}"}
         if abs(answer - self.right) <= TOLERANCE * self.right:
@@ -76,6 +79,17 @@ class Question:
         return f"That is {'too many' if many else 'too few'}, by a factor of {factor}. {self.start}"
 
 
+def _number(answer: object) -> float | None:
+    """An answer as a number, NumPy's own too; None if it is none, or not a finite one. True and False are none."""
+    if isinstance(answer, bool) or not isinstance(answer, Real):
+        return None
+    try:
+        found = float(answer)
+    except OverflowError:  # an integer beyond what a float holds
+        return None
+    return found if math.isfinite(found) else None
+
+
 def judged(
     title: str,
     answer: object,
@@ -89,9 +103,11 @@ def judged(
 ) -> Card:
     """Hold a number against the right one and against those that known mistakes lead to."""
     facts = dict(facts or {})
-    if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer) or answer <= 0:
+    number = _number(answer)
+    if number is None or number <= 0:
         facts["your answer"] = repr(answer)
         return Card(title, facts, f"That is no number of {unit} above 0. Give one.")
+    answer = number
     facts["your answer"] = f"{answer:,.6g} {unit}"
     if abs(answer - right) <= tolerance * right:
         return Card(title, {**facts, "computed": f"{right:,.6g} {unit}"}, f"Right. {working}")
