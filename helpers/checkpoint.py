@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from helpers import memory, processes, stage, workspace
 from helpers.cards import Table, bytes_text
 from helpers.errors import WorkshopError
 from helpers.models import Model
-from helpers.progress import Live
 from helpers.workspace import DATA, Artifact
 
 if TYPE_CHECKING:
@@ -157,11 +156,17 @@ def runner(gpus: int = 1) -> Runner:
     if toolchains.best().name not in toolchains.ON_GPU:
         # A GPU that happens to be there is left alone: calibration is part of the notebooks' own environment.
         quiet = {**_TRANSFORMERS_QUIET, "CUDA_VISIBLE_DEVICES": ""}
-        return Runner(sys.executable, {name: version(name) for name in packages}, quiet)
+        return Runner(sys.executable, {name: _own_version(name) for name in packages}, quiet)
     installation = releases.require()
     environment, unset = processes.difference(releases.worker_environment(installation, gpus), os.environ)
     maker = {name: installation.versions[name] for name in packages}
     return Runner(str(installation.python), maker, environment, unset, installation)
+
+
+@cache
+def _own_version(package: str) -> str:
+    """The version of a package of the notebooks' own Python; read once, since to read it takes milliseconds."""
+    return version(package)
 
 
 def command(
@@ -298,10 +303,7 @@ def _copied_here(task: stage.Stage, by: Runner, silent: bool) -> Artifact | None
     if replace(found.manifest, maker=wanted.maker).recipe() != wanted.recipe():
         return None
     require_readable(Checkpoint(found.path, found.manifest), by.installation)
-    made = replace(found, reused=True)
-    if not silent:
-        Live().finish(made)
-    return made
+    return stage.take(task, replace(found, reused=True), silent)
 
 
 def _quantization(

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 
 from helpers.cards import Shown, seconds_text
+from helpers.looks import COLOURS
 
 
 def in_notebook() -> bool:
@@ -47,13 +48,14 @@ class Bar(Shown):
     def _repr_html_(self) -> str:
         value = "" if self.fraction is None else f"value='{self.fraction:.3f}'"
         below = "".join(
-            f"<div style='font-size:0.85em;opacity:0.8'>{html.escape(label)}: "
+            f"<div style='font-size:0.85em'>{html.escape(label)}: "
             f"<code style='background:none;white-space:pre-wrap'>{html.escape(text)}</code></div>"
             for label, text in self.details
         )
         return (
             f"<div style='margin:0.3em 0'><strong>{html.escape(self.title)}</strong> "
-            f"<progress {value} max='1' aria-label='{html.escape(self.title, quote=True)}'></progress> "
+            f"<progress {value} max='1' style='accent-color:{COLOURS[0]}' "
+            f"aria-label='{html.escape(self.title, quote=True)}'></progress> "
             f"{seconds_text(self.elapsed)} <span>{html.escape(self.text)}</span>{below}</div>"
         )
 

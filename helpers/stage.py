@@ -8,11 +8,12 @@ options by the same releases, is not run again.
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 from helpers import processes, workspace
 from helpers.errors import WorkshopError
-from helpers.progress import Bar, Live
+from helpers.progress import Bar, Live, in_notebook
 from helpers.workspace import Artifact, Manifest
 
 # Lines that tell why something failed stand out by these words; the rest of a log is noise to a learner.
@@ -31,6 +32,11 @@ _LEAST_SPACE = 1_000_000
 _PLACES = ('File "', "raise ", "error_file: <N/A>")
 _UNDER_WAY = ("running", "waiting", "publishing")
 _only_news: ContextVar[bool] = ContextVar("only_news", default=False)
+_looking: ContextVar["tuple[list[Seen], Offers] | None"] = ContextVar("looking", default=None)
+_offers: ContextVar["Offers | None"] = ContextVar("offers", default=None)
+
+Offers = Callable[[Path], Path | None]
+"""Gives the folder where an intact copy of a target's artifact lies, such as one on a USB disk, or None."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,47 @@ def existing(stage: Stage) -> Artifact | None:
     return replace(artifact, reused=True) if artifact else None
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A stage that was come upon while :func:`looking`.
+
+    Attributes:
+        stage: itself.
+        artifact: what it would make, if that is in the workspace already.
+        copy: the folder of an intact copy elsewhere, if the artifact is not in the workspace.
+    """
+
+    stage: Stage
+    artifact: Artifact | None
+    copy: Path | None = None
+
+
+@contextlib.contextmanager
+def looking(offers: Offers | None = None) -> Iterator[list[Seen]]:
+    """Within this no stage runs and nothing is shown: each is noted in the list, with what there is of it.
+
+    A stage that would have run gives a stand-in: an artifact whose folder does not exist, or is the copy's. What reads
+    its files fails therefore, and a stage that starts from them counts as missing too, which is right: it would be made
+    from other files than what is there.
+    """
+    seen: list[Seen] = []
+    before = _looking.set((seen, offers or (lambda target: None)))
+    try:
+        yield seen
+    finally:
+        _looking.reset(before)
+
+
+@contextlib.contextmanager
+def taking_from(offers: Offers) -> Iterator[None]:
+    """Within this, what would have to be made is copied from where it lies intact, if it is the very same thing."""
+    before = _offers.set(offers)
+    try:
+        yield
+    finally:
+        _offers.reset(before)
+
+
 @contextlib.contextmanager
 def only_news() -> Iterator[None]:
     """Within this, a stage whose artifact exists shows nothing."""
@@ -104,10 +151,14 @@ def run(stage: Stage) -> Artifact:
         WorkshopError: the command failed, was stopped, or the disk is too small. Nothing half-made is left.
         KeyboardInterrupt: the cell was interrupted; everything the stage started has ended.
     """
+    if _looking.get() is not None:
+        return _looked_at(stage)
     live = Live()
     artifact = existing(stage)
     if artifact is not None and _only_news.get():
         return artifact
+    if artifact is None:
+        artifact = _restored(stage)
     if artifact is None:
         workspace.require_space(stage.target, max(stage.space, _LEAST_SPACE))
         directory = _new_run(stage)
@@ -119,7 +170,67 @@ def run(stage: Stage) -> Artifact:
 
 def ensure(stage: Stage) -> Artifact:
     """The same as :func:`run`, but silent where the artifact exists: for what a stage needs beforehand."""
+    if _looking.get() is not None:
+        return _looked_at(stage)
     return existing(stage) or run(stage)
+
+
+def take(stage: Stage, artifact: Artifact, silent: bool = False) -> Artifact:
+    """Accept what lies at a stage's target, though :func:`existing` would not: show its card as :func:`run` does."""
+    noted = _looking.get()
+    if noted is not None:
+        noted[0].append(Seen(stage, artifact))
+    elif not silent and not _only_news.get():
+        Live().finish(artifact)
+    return artifact
+
+
+def _looked_at(stage: Stage) -> Artifact:
+    """Note a stage, and give what there is of it or a stand-in."""
+    noted = _looking.get()
+    assert noted is not None
+    seen, offers = noted
+    wanted = stage.manifest()
+    before = (one for one in seen if one.stage.target == stage.target and one.stage.manifest() == wanted)
+    known = next(before, None)
+    if known is None:
+        artifact = existing(stage)
+        known = Seen(stage, artifact, None if artifact else _same_elsewhere(stage, offers))
+    seen.append(known)
+    return known.artifact or Artifact(known.copy or stage.target, wanted)
+
+
+def _same_elsewhere(stage: Stage, offers: Offers) -> Path | None:
+    """Where a copy of the very artifact that a stage would make is offered."""
+    copy = offers(stage.target)
+    manifest = workspace.read_manifest(copy) if copy else None
+    return copy if manifest and manifest.recipe() == stage.manifest().recipe() else None
+
+
+def _restored(stage: Stage) -> Artifact | None:
+    """The stage's artifact, copied from where it is offered; None if it is not, or if the copy is not whole.
+
+    Raises:
+        WorkshopError: the disk is too small for it.
+    """
+    offers = _offers.get()
+    copy = _same_elsewhere(stage, offers) if offers else None
+    if copy is None:
+        return None
+    offered = workspace.read_manifest(copy)
+    assert offered is not None
+    workspace.require_space(stage.target, sum(size for size, _ in offered.files.values()) + _LEAST_SPACE)
+    with workspace.lock(stage.target):
+        place = workspace.making_place(stage.target)
+        try:
+            shutil.copytree(copy, place, dirs_exist_ok=True)
+            if workspace.find_current(place, stage.manifest()) is None:
+                return None
+            workspace.publish(place, stage.target, offered)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+    artifact = existing(stage)
+    return replace(artifact, reused=False, restored=True) if artifact else None
 
 
 def run_directory(name: str) -> Path:
@@ -263,7 +374,7 @@ def is_alive(state: Mapping[str, Any]) -> bool:
     """
     import psutil
 
-    if state.get("state") not in _UNDER_WAY:
+    if not said_under_way(state):
         return False
     try:
         return str(Path(state["log"]).parent) in psutil.Process(int(state["pid"])).cmdline()
@@ -271,16 +382,59 @@ def is_alive(state: Mapping[str, Any]) -> bool:
         return False
 
 
+def said_under_way(state: Mapping[str, Any]) -> bool:
+    """True if a run's last word was that it is under way, whether its supervisor still exists or not."""
+    return state.get("state") in _UNDER_WAY
+
+
+def is_own(state: Mapping[str, Any]) -> bool:
+    """True if this very process started a run's supervisor: in a notebook's kernel, a cell of that notebook."""
+    import psutil
+
+    try:
+        return psutil.Process(int(state["pid"])).ppid() == os.getpid()
+    except psutil.Error:
+        return False
+
+
+def end_own(patience: float = 5.0) -> list[str]:
+    """End the stages that this process started and that are still under way; gives their titles.
+
+    Whoever waits for such a stage is told that it failed; nothing half-made is left. Stages of others go on.
+    """
+    own = [(directory, state) for directory, state in runs() if is_alive(state) and is_own(state)]
+    for _, state in own:
+        if "group" in state:
+            processes.end_group(state["group"])
+    deadline = time.monotonic() + patience
+    while any(is_alive(read_state(directory)) for directory, _ in own) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return [str(state["title"]) for _, state in own]
+
+
 def watch() -> None:
-    """Follow, in a terminal, every stage that is under way; ends when none is (``python -m helpers watch``)."""
+    """Follow every stage that is under way, whichever notebook started it; ends when none is.
+
+    A cell of any notebook calls it, or ``python -m helpers watch`` in a terminal. To stop following ends no stage.
+    """
     followed = [directory for directory, state in runs() if is_alive(state)]
     if not followed:
         print("No stage is under way.")
         return
-    live = Live()
+    try:
+        _follow(followed)
+    except KeyboardInterrupt:
+        if not in_notebook():
+            raise
+        print("No longer followed. The stage goes on.")
+
+
+def _follow(followed: list[Path]) -> None:
+    """Draw the progress of these runs until all have ended."""
+    lives = {directory: Live() for directory in followed}
     while followed:
         for directory in list(followed):
-            state = read_state(directory)
+            state, live = read_state(directory), lives[directory]
             live.show(Bar(state["title"], time.time() - state["started"], state.get("fraction"), state.get("text", "")))
             if not is_alive(state):
                 followed.remove(directory)

@@ -101,6 +101,7 @@ class Artifact(ShownAsCard):
     manifest: Manifest
     reused: bool = False
     log: Path | None = None
+    restored: bool = False
 
     @property
     def bytes(self) -> int:
@@ -112,6 +113,8 @@ class Artifact(ShownAsCard):
         made = self.manifest
         took = seconds_text(made.seconds)
         title = f"{made.title}: made earlier, nothing to do" if self.reused else f"{made.title}: done in {took}"
+        if self.restored:
+            title = f"{made.title}: restored from a copy"
         facts = {
             "where": str(self.path),
             "size": f"{bytes_text(self.bytes)} in {len(made.files)} files",

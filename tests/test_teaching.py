@@ -5,12 +5,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import types
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, until
 
 from helpers import hardware, stage, teaching, workspace
+from helpers.errors import WorkshopError
 from helpers.workspace import Manifest
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -120,10 +123,11 @@ def test_titles_are_the_notebooks_own():
 def test_a_notebook_opens_with_what_there_is(name):
     card = teaching.start(name)
     machine = hardware.look()
-    assert card.title == f"Ready: {next(n.title for n in teaching.notebooks() if n.name == name)}"
+    assert card.title == f"Ready: {name[:2]} {next(n.title for n in teaching.notebooks() if n.name == name)}"
     assert f"{machine.cpu.cores} cores" in card.facts["machine"]
     assert card.facts["workspace"] == f"{workspace.home()} (nothing made yet)"
-    assert card.facts["planned"] == f"{metadata(name)['minutes']} minutes"
+    assert card.facts["planned"].startswith(f"{metadata(name)['minutes']} minutes")
+    assert all((NOTEBOOKS / address).exists() for address in card.links.values())
     assert card.facts["toolchain"]
 
 
@@ -137,10 +141,11 @@ def test_a_notebook_closes_with_what_you_have_and_where_to_go(name):
     assert card.facts["you now have"] == "1 checkpoint, 2 engines"
     assert card.facts["still running"] == "nothing"
     assert card.facts["holding GPU memory"]
-    assert card.facts["to free it"]
+    assert card.facts["ended now"].startswith("nothing")
+    assert "Shut Down Kernel" in card.facts["to free the rest"]
     later = NAMES[NAMES.index(name) + 1 :]
-    assert card.facts["next"].startswith(f"{later[0]}.ipynb: " if later else "this was the last notebook")
-    assert not later or (NOTEBOOKS / card.facts["next"].split(":")[0]).exists()
+    assert list(card.links.values()) == [f"{each}.ipynb" for each in later[:1]]
+    assert ("next" in card.facts) == (not later)
 
 
 def test_a_stage_under_way_is_named_at_the_end(tmp_path):
@@ -156,10 +161,47 @@ stage.run(stage.Stage("Engine of a test", "engine", command, Path({str(tmp_path 
         [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     ) as other:
         until(lambda: [told for _, told in stage.runs() if told["state"] == "running"])
-        assert teaching.finish(NAMES[0]).facts["still running"] == "Engine of a test"
+        told = teaching.finish(NAMES[0]).facts
+        assert told["still running"] == "Engine of a test (of another notebook, left alone)"
+        assert told["ended now"].startswith("nothing")
         (tmp_path / "go").touch()
         assert other.wait(10) == 0
     assert teaching.finish(NAMES[0]).facts["still running"] == "nothing"
+
+
+def test_a_notebook_that_closes_ends_its_own_stage(tmp_path):
+    work = "import sys, time\ntime.sleep(600)"
+    task = stage.Stage(
+        "Engine of a test", "engine", [sys.executable, "-c", work, "{out}"], workspace.home() / "e" / "a"
+    )
+    failed = []
+
+    def run() -> None:
+        try:
+            stage.run(task)
+        except WorkshopError as problem:
+            failed.append(problem)
+
+    working = threading.Thread(target=run)
+    working.start()
+    until(lambda: [told for _, told in stage.runs() if "group" in told])
+    told = teaching.finish(NAMES[0]).facts
+    assert told["ended now"] == "Engine of a test"
+    assert told["still running"] == "nothing"
+    working.join(10)
+    assert "Nothing half-made is left" in str(failed[0])
+    assert not list((workspace.home() / "e").glob(".making*"))
+
+
+def test_a_notebook_that_closes_ends_its_servers(monkeypatch):
+    """What a server is does not matter here: those that this process started are asked for, and ended."""
+    from helpers.serving import endpoint
+
+    ended = []
+    started = [types.SimpleNamespace(title="FP16 on a CPU", url="", pid=1, running=True, stop=lambda: ended.append(1))]
+    monkeypatch.setattr(endpoint, "_started", started)
+    assert teaching.finish(NAMES[0]).facts["ended now"] == "endpoint FP16 on a CPU"
+    assert ended == [1]
 
 
 # --- What was made -----------------------------------------------------------------------------

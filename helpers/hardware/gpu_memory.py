@@ -271,20 +271,23 @@ ADVICE = {
 """What is said of a process that is not ended, by whose it is."""
 
 
-def free_gpu(machine: Machine | None = None) -> Table:
+def free_gpu(machine: Machine | None = None, only_own: bool = False) -> Table:
     """End what this workshop's stages hold on the GPU, those under way and what is left over; touch nothing else.
 
     A stage that is ended this way fails in the notebook that runs it, leaves nothing half-made, and can be run again.
 
     Args:
         machine: as it was looked at; looked at anew by default.
+        only_own: leave alone a stage under way that another notebook started.
     """
     here = machine or look()
     rows = []
     ended = 0
     for holder in found(here):
         done = "left alone: ask whoever started it"
-        if holder.run and holder.process:
+        if only_own and holder.run and _of_another(holder.run):
+            done = f"left alone: another notebook is at it ({holder.run.title})"
+        elif holder.run and holder.process:
             done = _end(holder.process, holder.run)
             ended += done == "ended"
         rows.append((*_row(holder, here), ADVICE.get(holder.whose, done)))
@@ -297,6 +300,13 @@ def free_gpu(machine: Machine | None = None) -> Table:
         note = f"{what}{others}. Free now: {free}."
     columns = ("process", "program", "GPU memory", "whose", "what was done")
     return Table(columns, rows, "Freeing GPU memory", note)
+
+
+def _of_another(run: Run) -> bool:
+    """True for a stage under way that another process than this one started."""
+    from helpers import stage
+
+    return run.alive and not stage.is_own({"pid": run.supervisor})
 
 
 def _end(process: Process, run: Run, patience: float = 2.0) -> str:

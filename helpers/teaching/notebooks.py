@@ -3,6 +3,7 @@
 Minutes, needs and what is core are read from the notebooks' own metadata, so that no table can drift from them.
 """
 
+import functools
 import itertools
 import json
 import re
@@ -101,6 +102,12 @@ def named(name: str) -> Notebook:
 
 
 def _read(file: Path) -> Notebook:
+    return _as_of(file, file.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _as_of(file: Path, changed: int) -> Notebook:
+    """The notebook, read again only after the file was changed: a syllabus asks for each section's notebook."""
     content = json.loads(file.read_text(encoding="utf-8"))
     about, cells = content["metadata"]["workshop"], tuple(_cell(cell) for cell in content["cells"])
     title = cells[0].heading or file.stem

@@ -1,11 +1,12 @@
 """How a notebook opens and closes."""
 
+import sys
 from collections import Counter
 
 from helpers import stage, workspace
 from helpers.cards import Card, bytes_text
-from helpers.teaching import journal
-from helpers.teaching.notebooks import named, notebooks
+from helpers.teaching import journal, navigation, pacing
+from helpers.teaching.notebooks import named
 
 
 def start(name: str) -> Card:
@@ -28,26 +29,54 @@ def start(name: str) -> Card:
         "machine": f"{machine.cpu.model}, {machine.cpu.cores} cores, {bytes_text(machine.memory_bytes)}; {gpus}",
         "toolchain": toolchain.title + why,
         "workspace": f"{workspace.home()} ({_made_text()})",
-        "planned": f"{this.minutes} minutes",
+        "planned": navigation.minutes_text(this),
     }
-    return Card(f"Ready: {this.title}", facts)
+    if pacing.is_on():
+        facts["pace"] = pacing.line(name).text
+    return Card(f"Ready: {this.number} {this.title}", facts, links=navigation.around(name))
 
 
 def finish(name: str) -> Card:
-    """The closing card: what you now have, what holds GPU memory and how to free it, and where to go next."""
+    """End what this notebook left running, and give the closing card: what there is now, and where to go next.
+
+    Ended are the servers and deployments of this kernel, its stages under way, and what dead runs left on a GPU. A
+    stage of another notebook goes on, and is named.
+    """
     from helpers import hardware
 
+    ended = _end_own()
     machine = hardware.look()
     under_way = [state["title"] for _, state in stage.runs() if stage.is_alive(state)]
-    later = [n for n in notebooks() if n.name > name]
+    links = navigation.following(name)
     facts = {
         "you now have": _made_text(),
+        "ended now": ", ".join(ended) or "nothing: this notebook had left nothing running",
         "holding GPU memory": hardware.holders(machine).note,
-        "to free it": "hardware.free_gpu() ends what the workshop started; Kernel, Shut Down Kernel ends this notebook",
-        "still running": ", ".join(under_way) or "nothing",
-        "next": f"{later[0].name}.ipynb: {later[0].title}" if later else "this was the last notebook so far",
+        "to free the rest": "Kernel, Shut Down Kernel frees what this notebook's own Python holds",
+        "still running": f"{', '.join(under_way)} (of another notebook, left alone)" if under_way else "nothing",
     }
-    return Card(f"End of {name}", facts)
+    if not links:
+        facts["next"] = "this was the last notebook so far"
+    return Card(f"End of {name}", facts, links=links)
+
+
+def _end_own() -> list[str]:
+    """End what this kernel started, and what dead runs left on a GPU; gives what was ended, in words."""
+    from helpers import hardware
+
+    ended = []
+    # A module that was never imported has started nothing, and importing it here would take seconds.
+    for name, what in (("helpers.deploy.deployment", "deployments"), ("helpers.serving.endpoint", "endpoints")):
+        module = sys.modules.get(name)
+        running = [one.title for one in getattr(module, what)()] if module else []
+        if module and running:
+            module.stop_all()
+            ended += [f"{what[:-1]} {title}" for title in running]
+    ended += stage.end_own()
+    if hardware.look().gpus:
+        freed = hardware.free_gpu(only_own=True)
+        ended += [f"{row[1]} (process {row[0]})" for row in freed.rows if str(row[-1]).startswith("ended")]
+    return ended
 
 
 def _made_text() -> str:

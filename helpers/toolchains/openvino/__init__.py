@@ -44,12 +44,18 @@ _PACKAGES = ("openvino", "openvino-genai", "openvino-tokenizers", "nncf", "optim
 
 def release() -> dict[str, str]:
     """The packages that decide what an engine looks like, and their versions."""
-    return {package: version(package) for package in ("openvino", "openvino-genai", "nncf")}
+    return {package: _version(package) for package in ("openvino", "openvino-genai", "nncf")}
 
 
 def graph_maker() -> dict[str, str]:
     """The packages that decide what a graph looks like, and their versions."""
-    return {package: version(package) for package in ("optimum-intel", "openvino", "torch", "transformers")}
+    return {package: _version(package) for package in ("optimum-intel", "openvino", "torch", "transformers")}
+
+
+@cache
+def _version(package: str) -> str:
+    """A package's version; read once, since the progress board asks for each of them dozens of times."""
+    return version(package)
 
 
 def choices() -> Choices:
