@@ -4,10 +4,14 @@
 #   PYTHON  the Python that makes the environment (3.11 or 3.12; anything else fetches 3.12 through uv)
 #   HOST    the address `make lab` listens on; 0.0.0.0 opens it to the network, with its token kept
 #   PORT    the port `make lab` asks for; the next free one is used when it is taken
+#   BUNDLE  a folder packed by `python -m helpers bundle`: packages come from it, without a network
+#   PACE    the pace line of `make present`: 45, 120, half-day, on or off
 #   ONLY    notebook numbers for `make workshop`, such as ONLY="00 03"
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8888
+BUNDLE ?=
+PACE ?=
 ONLY ?=
 
 SHELL := /bin/bash
@@ -18,7 +22,7 @@ FIRST_PAGE := notebooks/00_start_here.ipynb
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev workshop lab test lint verify-gpu clean
+.PHONY: help setup setup-dev workshop lab present slides test lint verify-gpu clean
 
 help:  ## list these commands
 	@echo "From model weights to an API endpoint with TensorRT-LLM. Commands:"
@@ -26,7 +30,7 @@ help:  ## list these commands
 		awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup:  ## make the environment (.venv) and register the notebooks' kernel
-	@$(PYTHON) tools/set_up.py
+	@$(PYTHON) tools/set_up.py $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
 setup-dev:
 	@$(PYTHON) tools/set_up.py --dev
@@ -38,6 +42,12 @@ lab: setup  ## open JupyterLab at the first notebook (HOST=0.0.0.0 for a pod; th
 	@$(VENV_PYTHON) -m jupyter lab --ServerApp.ip=$(HOST) --ServerApp.port=$(PORT) \
 		--ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/$(FIRST_PAGE) \
 		$(if $(filter 127.0.0.1 localhost,$(HOST)),,--no-browser) $(if $(filter 0,$(shell id -u)),--allow-root)
+
+present: setup  ## open JupyterLab for a projector, on copies (HOST and PORT as lab; PACE=45, 120, half-day or off)
+	@$(VENV_PYTHON) -m tools.present --host $(HOST) --port $(PORT) --pace "$(PACE)"
+
+slides: setup  ## make slides of the parts that are talk in build/slides (run the workshop first, for the pictures)
+	@$(VENV_PYTHON) -m tools.slides
 
 test: lint  ## run the checks and the tests
 	@$(VENV_PYTHON) -m pytest -q --durations=15

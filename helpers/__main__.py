@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from helpers import teaching
 from helpers.bench import command as bench
 from helpers.deploy import options as scaling
 from helpers.deploy.export import command as export
 from helpers.deploy.scaling import Scaling
 from helpers.errors import WorkshopError
+from helpers.teaching import bundle, rehearsal
 
 if TYPE_CHECKING:
     from helpers.deploy import Deployment
@@ -55,6 +57,11 @@ def parser() -> argparse.ArgumentParser:
     _add_recipes(commands)
     export.add_to(commands)
     bench.add_to(commands)
+    bundle.add_to(commands)
+    rehearsal.add_to(commands)
+    catching = commands.add_parser("catch-up", help="make, restore or download what a notebook needs of earlier ones")
+    catching.add_argument("notebook", help="the one to go on with, such as 05")
+    catching.add_argument("--bundle", metavar="FOLDER", help="restore from there (default: $WORKSHOP_BUNDLE)")
     commands.add_parser("watch", help="follow the stages that are under way")
     return top
 
@@ -249,6 +256,11 @@ def run(arguments: argparse.Namespace) -> int:
         return conformance.main(arguments.url)
     if arguments.command == "bench":
         return bench.main(arguments)
+    if arguments.command == "catch-up":
+        print(teaching.catch_up(arguments.notebook, arguments.bundle))
+        return 0
+    if arguments.command in ("bundle", "rehearse"):
+        return (bundle if arguments.command == "bundle" else rehearsal).main(arguments)
     if arguments.command == "deploy":
         return deploy(arguments)
     if arguments.command == "export":

@@ -157,7 +157,7 @@ def find(name: str = BUNDLED, revision: str | None = None) -> Model:
 
 
 def download(repository: str, row: Mapping[str, Any] | None, revision: str | None = None) -> Path:
-    """Fetch a model from the Hugging Face hub into the workspace, as a stage; returns its folder.
+    """Fetch a model from the room's bundle or the Hugging Face hub into the workspace, as a stage; returns its folder.
 
     Args:
         repository: ``owner/name``.
@@ -193,7 +193,10 @@ def download(repository: str, row: Mapping[str, Any] | None, revision: str | Non
         expected=["config.json", "*.safetensors"],
         space=2 * row["weights_bytes"] if row else 0,
     )
-    return stage.ensure(task).path
+    from helpers.teaching import bundle  # here, since it packs what this module finds
+
+    with stage.taking_from(bundle.offers):
+        return stage.ensure(task).path
 
 
 def revision_folder(revision: str) -> str:

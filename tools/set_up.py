@@ -307,6 +307,66 @@ def install_torch(steps: Steps, python: str, version: str, index: str) -> None:
         steps.command(install)
 
 
+def wheels_of(bundle: str, python: str) -> str:
+    """Where pip finds the wheels of a bundle: its ``wheels`` folder, or a page that lists them.
+
+    Args:
+        bundle: a folder that ``python -m helpers bundle`` packed, or the address of a server that shows it.
+        python: version of the environment, such as ``3.12``.
+
+    Raises:
+        SetUpError: there is no finished bundle, it has no wheels, or they are for another Python.
+    """
+    if re.match(r"https?://", bundle):
+        return bundle.rstrip("/") + "/wheels/"
+    place = Path(bundle).expanduser().resolve()
+    try:
+        contents = dict(json.loads((place / "bundle.json").read_text()))
+    except (OSError, ValueError):
+        raise SetUpError(
+            "{} holds no finished bundle (there is no bundle.json to read). Mount the shared folder, pack it again, or"
+            " leave BUNDLE out.".format(place)
+        ) from None
+    if not (place / "wheels").is_dir():
+        raise SetUpError(
+            "The bundle {} was packed without wheels. Pack it with them, or leave BUNDLE out.".format(place)
+        )
+    if contents.get("python") != python:
+        raise SetUpError(
+            "The bundle's wheels are for Python {}, and the environment here is of Python {}. Remove .venv and run"
+            " `make setup PYTHON=python{} BUNDLE=...`, or leave BUNDLE out.".format(
+                contents.get("python"), python, contents.get("python")
+            )
+        )
+    return str(place / "wheels")
+
+
+def install_from_bundle(steps: Steps, python: str, requirements: Sequence[Path], wheels: str) -> None:
+    """Install everything from a bundle's wheels, without any index, then let pip check that it all fits together.
+
+    Raises:
+        SetUpError: a wheel is missing (the message names it) or damaged.
+    """
+    files = [word for path in requirements for word in ("-r", str(path))]
+    # pip passes over a page without TLS unless it is told to trust the machine behind it.
+    host = re.match(r"http://([^/]+)", wheels)
+    trusted = ["--trusted-host", host.group(1)] if host else []
+    with steps.step("packages from the bundle's wheels"):
+        try:
+            steps.command(
+                [python, "-m", "pip", "install", *PIP_QUIETLY, "--no-index", *trusted, "--find-links", wheels, *files]
+            )
+        except SetUpError as error:
+            lacking = re.search(r"No matching distribution found for ([^\s;(]+)", str(error))
+            if lacking is None:
+                raise
+            raise SetUpError(
+                "The bundle has no wheel of {} for this Python and machine: pack it again on a machine like this one,"
+                " or leave BUNDLE out.\nLog: {}".format(lacking.group(1), steps.log)
+            ) from None
+    check_packages(steps, python)
+
+
 def install_packages(steps: Steps, python: str, requirements: Sequence[Path], index: str) -> None:
     """Install torch, then everything else, then let pip check that it all fits together."""
     install_torch(steps, python, pinned(requirements[0])["torch"], index)
@@ -314,6 +374,11 @@ def install_packages(steps: Steps, python: str, requirements: Sequence[Path], in
     with steps.step("{} pinned packages and what they need".format(count)):
         files = [word for path in requirements for word in ("-r", str(path))]
         steps.command([python, "-m", "pip", "install", *PIP_QUIETLY, *files])
+    check_packages(steps, python)
+
+
+def check_packages(steps: Steps, python: str) -> None:
+    """Let pip check that what is installed fits together."""
     with steps.step("check that the packages fit together"):
         steps.command([python, "-m", "pip", "check", "--disable-pip-version-check"])
 
@@ -384,8 +449,14 @@ def packages_ready(stamp: Dict[str, Any], venv: Path, requirements: Sequence[Pat
     return same_place and all(stamp.get("pins", {}).get(path.name) == digest([path]) for path in requirements)
 
 
-def set_up(root: Path, dev: bool, index: str = TORCH_INDEX) -> None:
+def set_up(root: Path, dev: bool, index: str = TORCH_INDEX, bundle: str = "") -> None:
     """Bring ``root/.venv`` and the kernel up to date; does nothing if they are.
+
+    Args:
+        root: the clone.
+        dev: also what the tests need.
+        index: where torch comes from, if it answers.
+        bundle: take all packages from this bundle instead, without a network.
 
     Raises:
         SetUpError: a step failed; what is there is kept, and the next run goes on from it.
@@ -408,7 +479,10 @@ def set_up(root: Path, dev: bool, index: str = TORCH_INDEX) -> None:
             make_venv(steps, venv, build)
         with contextlib.suppress(OSError):
             (venv / "set-up.json").unlink()
-        install_packages(steps, python, requirements, index)
+        if bundle:
+            install_from_bundle(steps, python, requirements, wheels_of(bundle, python_of(venv)))
+        else:
+            install_packages(steps, python, requirements, index)
     with steps.step("kernel '{}' for this user's JupyterLab".format(KERNEL_TITLE)):
         kernel = register_kernel(steps, python)
     pins = {} if not ready else dict(stamp["pins"])
@@ -448,10 +522,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the set-up and return the exit status."""
     parser = argparse.ArgumentParser(description="Make the workshop's environment in .venv.")
     parser.add_argument("--dev", action="store_true", help="also what the tests and checks need")
+    parser.add_argument("--bundle", default="", help="install from this bundle's wheels, without a network")
     options = parser.parse_args(arguments)
     try:
         with alone(ROOT / "build"):
-            set_up(ROOT, options.dev)
+            set_up(ROOT, options.dev, bundle=options.bundle)
     except SetUpError as error:
         print("\nSet-up failed:\n{}".format(error), file=sys.stderr)
         return 1
