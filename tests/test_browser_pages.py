@@ -45,7 +45,10 @@ function look(page) {
     scroll_width: root.scrollWidth,
     width: root.clientWidth,
     links: all("a[href]", a => a.getAttribute("href")),
-    pictures: all("img", img => ({alt: img.getAttribute("alt"), drawn: img.complete && img.naturalWidth > 0})),
+    pictures: all("img, svg[role=img]", one => ({
+      alt: one.getAttribute("alt") || one.getAttribute("aria-label"),
+      drawn: one.complete ? one.naturalWidth > 0 : one.getBoundingClientRect().width > 0,
+    })),
     runs: all("table.runs tbody tr", row => row.innerText),
     tables: all("table", table => Array.from(table.rows, row => Array.from(row.cells, cell => cell.innerText))),
     facts: all("dd", dd => dd.innerText),
