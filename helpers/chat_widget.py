@@ -353,9 +353,11 @@ class Chat(_Asking):
         """The conversation, as HTML."""
         said = "".join(turn.to_html() for turn in self.turns) or f"<p>Ask {html.escape(title(self.endpoint))}.</p>"
         # The outer box keeps its end in view when text is added, as a chat does: it is laid out from the bottom.
+        # Once something is said it keeps its height: a button below must not move away from whoever wants to press it.
         label = html.escape(f"Chat with {title(self.endpoint)}", quote=True)
+        height = "height:18em;" if self.turns else ""
         return (
-            "<div style='display:flex;flex-direction:column-reverse;max-height:26em;overflow:auto;line-height:1.4' "
+            f"<div style='display:flex;flex-direction:column-reverse;{height}overflow:auto;line-height:1.4' "
             f"tabindex='0' role='log' aria-live='off' aria-label='{label}'>"
             f"<div>{said}</div></div>"
         )
