@@ -83,6 +83,7 @@ class Verdict:
 VERDICTS = (
     Verdict("Right.", "✓", "2px solid"),
     Verdict("Not right.", "✗", "5px double"),
+    Verdict("Not yet", "✗", "5px double"),
     Verdict("Not answered yet", "○", "2px dashed"),
 )
 """The verdicts of exercises; words, sign and line differ."""

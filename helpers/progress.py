@@ -1,10 +1,13 @@
 """A moving bar for work that takes a while: HTML in a notebook, one rewritten line in a terminal."""
 
+import contextlib
 import html
 import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from helpers.cards import Shown, seconds_text
+from helpers.cards import Shown, bytes_text, seconds_text
 from helpers.looks import COLOURS
 
 
@@ -121,3 +124,27 @@ class Live:
             self._handle.update(shown)
         else:
             self._handle = display(shown, display_id=True)
+
+
+@contextlib.contextmanager
+def counting_bytes(title: str, size: int) -> Iterator[Callable[[int], None]]:
+    """A bar that moves with the bytes it is told of; nothing for what takes no time.
+
+    Args:
+        title: what is being done.
+        size: bytes in all.
+    """
+    live, began, done, drawn = Live(), time.monotonic(), 0, 0.0
+
+    def tell(count: int) -> None:
+        nonlocal done, drawn
+        done += count
+        now = time.monotonic()
+        if now - began > 0.5 and now - drawn > 0.2:
+            drawn = now
+            text = f"{bytes_text(done)} of {bytes_text(size)}"
+            live.show(Bar(title, now - began, min(1.0, done / max(size, 1)), text))
+
+    yield tell
+    if drawn:
+        live.finish(Bar(title, time.monotonic() - began, 1.0, bytes_text(done)))

@@ -21,7 +21,7 @@ from typing import Any
 
 from helpers import processes, workspace
 from helpers.errors import WorkshopError
-from helpers.progress import Bar, Live, in_notebook
+from helpers.progress import Bar, Live, counting_bytes, in_notebook
 from helpers.workspace import Artifact, Manifest
 
 # Lines that tell why something failed stand out by these words; the rest of a log is noise to a learner.
@@ -126,8 +126,12 @@ def looking(offers: Offers | None = None) -> Iterator[list[Seen]]:
 
 @contextlib.contextmanager
 def taking_from(offers: Offers) -> Iterator[None]:
-    """Within this, what would have to be made is copied from where it lies intact, if it is the very same thing."""
-    before = _offers.set(offers)
+    """Within this, what would have to be made is copied from where it lies intact, if it is the very same thing.
+
+    One within another: what was offered first is asked first.
+    """
+    outer = _offers.get()
+    before = _offers.set((lambda target: outer(target) or offers(target)) if outer else offers)
     try:
         yield
     finally:
@@ -211,7 +215,7 @@ def _restored(stage: Stage) -> Artifact | None:
     """The stage's artifact, copied from where it is offered; None if it is not, or if the copy is not whole.
 
     Raises:
-        WorkshopError: the disk is too small for it.
+        WorkshopError: the disk is too small for it, or the copying broke off.
     """
     offers = _offers.get()
     copy = _same_elsewhere(stage, offers) if offers else None
@@ -219,14 +223,21 @@ def _restored(stage: Stage) -> Artifact | None:
         return None
     offered = workspace.read_manifest(copy)
     assert offered is not None
-    workspace.require_space(stage.target, sum(size for size, _ in offered.files.values()) + _LEAST_SPACE)
+    size = sum(count for count, _ in offered.files.values())
+    workspace.require_space(stage.target, size + _LEAST_SPACE)
     with workspace.lock(stage.target):
         place = workspace.making_place(stage.target)
         try:
-            shutil.copytree(copy, place, dirs_exist_ok=True)
+            with counting_bytes(f"{stage.title}: copy", size) as tell:
+                workspace.copy_tree(copy, place, tell)
             if workspace.find_current(place, stage.manifest()) is None:
                 return None
             workspace.publish(place, stage.target, offered)
+        except OSError as error:
+            raise WorkshopError(
+                f"{stage.title}: copying it from {copy} broke off: {error.strerror or error}. Nothing half-made is "
+                "left. See that the folder is there and can be read, then run this again."
+            ) from None
         finally:
             shutil.rmtree(place, ignore_errors=True)
     artifact = existing(stage)

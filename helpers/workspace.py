@@ -18,7 +18,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ MANIFEST = "manifest.json"
 _HASHED_ON_OPENING = 256 * 1024**2
 # The digest of a file larger than this is remembered, since hashing it again would take seconds.
 _REMEMBERED_ABOVE = 64 * 1024**2
+_COPIED_AT_ONCE = 8 * 1024**2  # bytes
 # A lock that was not refreshed for so long belongs to nobody: its pod was stopped or its process killed.
 _LEASE_SECONDS = 20.0
 
@@ -215,6 +216,20 @@ def inventory(path: Path) -> dict[str, list[Any]]:
     """Relative path to ``[bytes, sha256]`` of every file under ``path`` but the manifest."""
     files = sorted(p for p in path.rglob("*") if p.is_file() and p != path / MANIFEST)
     return {p.relative_to(path).as_posix(): [p.stat().st_size, file_digest(p)] for p in files}
+
+
+def copy_tree(source: Path, target: Path, tell: Callable[[int], None]) -> None:
+    """Copy what is in a folder into another, and tell the bytes of each piece.
+
+    Only names and contents are copied: what lies on a volume that is read-only has to be writable here.
+    """
+    for file in sorted(p for p in source.rglob("*") if p.is_file()):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("rb") as read_from, copy.open("wb") as write_to:
+            while piece := read_from.read(_COPIED_AT_ONCE):
+                write_to.write(piece)
+                tell(len(piece))
 
 
 def publish(made: Path, target: Path, manifest: Manifest) -> Artifact:

@@ -27,7 +27,8 @@ from helpers.teaching.notebooks import NOTEBOOKS
 from tools import slides
 
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "build" / "present"
+BUILD = ROOT / "build"
+OUT = BUILD / "present"
 FOLD_CHARACTERS = 200
 """Prose up to this length stays open: two lines on a projector."""
 FIRST = "00_start_here.ipynb"
@@ -294,10 +295,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8888, help="the port to ask for")
     parser.add_argument("--pace", choices=("", *pacing.CHOICES), default="", help="the plan of the pace line, or off")
     parser.add_argument("--dark", action="store_true", help="light letters on a dark background")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder of the copies (default: build/present)")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the copies, in build (default: build/present)")
     parser.add_argument("--notes", action="store_true", help="only write the page of speaker notes")
     options, extra = parser.parse_known_args(arguments)
     out = options.out.resolve()
+    if not out.is_relative_to(BUILD) or out == BUILD:
+        parser.error(f"--out is {out}. Name a folder in {BUILD}: the server shows no other, and it is made anew.")
     if options.notes:
         print(f"Speaker notes: {write_notes(out)}")
         return 0

@@ -124,8 +124,12 @@ def main(arguments: list[str] | None = None) -> int:
         for number, shot in enumerate(shot for shot in SHOTS if not only or shot.name in only):
             own = Path(place) / str(number)
             home = own / "workshop" if shot.is_progress else workspace.home()
-            with lab.running(own / "lab", home) as running:
-                files = take(shot, running, browser)
+            try:
+                with lab.running(own / "lab", home) as running:
+                    files = take(shot, running, browser)
+            except lab.LabError as problem:
+                print(f"{shot.name} was not taken. {problem}", file=sys.stderr)
+                return 1
             for file in files:
                 print(f"{file}  {smaller(file).stat().st_size / 1000:.0f} kB small")
     return 0

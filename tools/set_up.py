@@ -322,7 +322,7 @@ def wheels_of(bundle: str, python: str) -> str:
     place = Path(bundle).expanduser().resolve()
     try:
         contents = dict(json.loads((place / "bundle.json").read_text()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         raise SetUpError(
             "{} holds no finished bundle (there is no bundle.json to read). Mount the shared folder, pack it again, or"
             " leave BUNDLE out.".format(place)

@@ -61,8 +61,13 @@ def check_scaling_factor(small: "Checkpoint", answer: float | None = None) -> Ca
     Args:
         small: the checkpoint in 8 bits, whose ranges the notebook drew.
         answer: the scaling factor; None while there is no answer.
+
+    Raises:
+        WorkshopError: calibration measured no input of this checkpoint, as of one in 16 bits.
     """
     inputs = [found for found in small.ranges if found["quantizer"] == "input"]
+    if not inputs:
+        raise WorkshopError("This checkpoint has no measured ranges of inputs. Give the one in 8 bits that was drawn.")
     widest = max(inputs, key=lambda found: found["amax"])
     amax, largest = float(widest["amax"]), small.largest
     title = (

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any
 from helpers import workspace
 from helpers.cards import Table, bytes_text, counted
 from helpers.errors import WorkshopError
-from helpers.progress import Bar, Live
+from helpers.progress import Bar, Live, counting_bytes
 from helpers.workspace import Artifact
 
 LIST = "bundle.json"
@@ -40,7 +40,6 @@ WHEEL_BYTES = 600_000_000
 _FORMAT = 1
 _REQUIREMENTS = workspace.REPOSITORY / "requirements.txt"
 _TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
-_PIECE = 8 * 1024**2
 _ABSOLUTE = re.compile(r"(?<![\w:/.~])/(?:[\w.@~+-]+/)+")  # not the path in a web address
 _MOST_ROWS = 4
 _LEFT_OUT = "installation"  # of TensorRT-LLM: its environment names folders of the machine that it lies on
@@ -88,7 +87,7 @@ def folder(given: str | Path | None = None) -> Path | None:
         what = "has no finished bundle in it" if place.is_dir() else "is not there"
         raise WorkshopError(
             f"The bundle {named} {what}. Mount the shared folder or pack it again (python -m helpers bundle FOLDER); "
-            f"to go on without it: unset {VARIABLE}."
+            f"to go on without it: {'name no folder' if given else f'unset {VARIABLE}'}."
         )
     return place
 
@@ -105,7 +104,7 @@ def read(place: Path) -> Contents:
         raise WorkshopError(f"{place} holds no finished bundle: it has no {LIST}. Pack it again.") from None
     except (ValueError, TypeError):
         found = Contents(format=0)
-    if found.format != _FORMAT:
+    if found.format != _FORMAT or not isinstance(found.files, dict):
         raise WorkshopError(f"{place / LIST} cannot be read by this release of the workshop. Pack the bundle again.")
     return found
 
@@ -143,7 +142,7 @@ def check(place: Path) -> Table:
         WorkshopError: there is no finished bundle.
     """
     contents = read(place)
-    with _shown("Check of the bundle", contents.bytes) as tell:
+    with counting_bytes("Check of the bundle", contents.bytes) as tell:
         bad = set(_damaged(place, contents.files, tell))
     rows = []
     for part, names in _parts(contents.files).items():
@@ -196,21 +195,32 @@ def pack(place: str | Path, wheels: bool = True, models: Sequence[str] = ()) -> 
         models: names that :func:`helpers.models.find` takes; downloaded first where they are not in the workspace.
 
     Raises:
-        WorkshopError: the disk is too small, a download failed, or an artifact of the workspace is damaged. What was
-            packed before stays as it was.
+        WorkshopError: the disk is too small or cannot be written, a download failed, or an artifact of the workspace
+            is damaged. What was packed before stays, but for what was just being replaced.
     """
     from helpers import models as known
 
     place = Path(place).expanduser().resolve()
     for name in models:
         known.find(name)
+    try:
+        return _pack(place, wheels)
+    except OSError as error:
+        raise WorkshopError(
+            f"The bundle in {place} could not be packed: {error.strerror or error}. Choose a folder on a disk with "
+            "room that you may write to, then run the command again: it goes on from what is there."
+        ) from None
+
+
+def _pack(place: Path, wheels: bool) -> Table:
+    """The work of :func:`pack`, whose list comes last."""
     place.mkdir(parents=True, exist_ok=True)
     with workspace.lock(place / LIST):
         before = read(place) if (place / LIST).exists() else Contents()
         kept, rows = _sorted_out()
         _require_space(place, kept, wheels and not _wheels_current(place, before))
         files, states = dict(before.files), []
-        with _shown("Bundle", sum(a.bytes for a in kept)) as tell:
+        with counting_bytes("Bundle", sum(a.bytes for a in kept)) as tell:
             for artifact in kept:
                 files, state = _packed(place, artifact, files, tell)
                 states.append((artifact, state))
@@ -220,7 +230,7 @@ def pack(place: str | Path, wheels: bool = True, models: Sequence[str] = ()) -> 
             after, row = _with_wheels(place, after)
             rows.append(row)
         after = _with_words(place, after)
-        workspace.write_whole(place / LIST, json.dumps(asdict(after), indent=1) + "\n")
+        _write_list(place, after)
     note = f"{bytes_text(after.bytes)} in {counted(len(after.files), 'file')}. Others use it with {VARIABLE} set to it."
     return Table(["what", "size", "state"], rows, caption=f"Bundle in {place}", note=note)
 
@@ -229,13 +239,14 @@ def _sorted_out() -> tuple[list[Artifact], list[list[str]]]:
     """What of the workspace goes into a bundle, and a row for each thing that does not."""
     from helpers import models
 
-    gated = {row["repository"].replace("/", "--") for row in models.known().values() if row["gated"]}
+    # What is made of such a model, other revisions and changed weights too, has a name that begins with the model's.
+    gated = tuple(row["repository"].replace("/", "--") for row in models.known().values() if row["gated"])
     kept, rows = [], []
     for artifact in workspace.artifacts():
         within = artifact.path.relative_to(workspace.home()).parts
         if artifact.manifest.kind == _LEFT_OUT or within[0] == "releases":
             rows.append([artifact.manifest.title, "–", "left out: it is tied to this machine's folders"])
-        elif len(within) > 1 and within[1].split("@")[0] in gated:
+        elif len(within) > 1 and within[1].startswith(gated):
             rows.append([artifact.manifest.title, "–", "left out: each learner accepts the model's licence themselves"])
         else:
             kept.append(artifact)
@@ -281,19 +292,37 @@ def _packed(
         target.parent.mkdir(parents=True, exist_ok=True)
         making = workspace.making_place(target)
         try:
-            _copy_tree(artifact.path, making, tell)
+            workspace.copy_tree(artifact.path, making, tell)
+            _strike_out(place, target.relative_to(place).as_posix())
             workspace.publish(making, target, _without_places(made, making))
         finally:
             shutil.rmtree(making, ignore_errors=True)
         state = "packed"
     within = target.relative_to(place).as_posix()
-    others = {name: about for name, about in files.items() if not name.startswith(within + "/")}
     published = workspace.read_manifest(target)
     assert published is not None  # it was read or written a moment ago
     manifest = target / workspace.MANIFEST
     own = {f"{within}/{name}": about for name, about in published.files.items()}
     own[f"{within}/{workspace.MANIFEST}"] = [manifest.stat().st_size, workspace.file_digest(manifest)]
-    return others | own, state
+    return _without(files, within) | own, state
+
+
+def _without(files: Mapping[str, list[Any]], within: str) -> dict[str, list[Any]]:
+    """The files that do not lie in a folder of the bundle."""
+    return {name: about for name, about in files.items() if not name.startswith(f"{within}/")}
+
+
+def _strike_out(place: Path, within: str) -> None:
+    """Take what is about to be replaced off the list that lies there: packing that is cut off leaves no wrong line."""
+    if (place / LIST).exists():
+        contents = read(place)
+        left = _without(contents.files, within)
+        if len(left) < len(contents.files):
+            _write_list(place, replace(contents, files=left))
+
+
+def _write_list(place: Path, contents: Contents) -> None:
+    workspace.write_whole(place / LIST, json.dumps(asdict(contents), indent=1) + "\n")
 
 
 def _rows(states: Sequence[tuple[Artifact, str]]) -> list[list[str]]:
@@ -324,37 +353,9 @@ def _anonymous(text: str) -> str:
         (workspace.REPOSITORY, "."),
         (Path.home(), "~"),
     ):
-        text = text.replace(str(place), name)
+        if place != Path(place.anchor):  # a container's user may have / for a home
+            text = text.replace(str(place), name)
     return _ABSOLUTE.sub(".../", text)
-
-
-def _copy_tree(source: Path, target: Path, tell: Callable[[int], None]) -> None:
-    for file in sorted(p for p in source.rglob("*") if p.is_file()):
-        copy = target / file.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("rb") as read_from, copy.open("wb") as write_to:
-            while piece := read_from.read(_PIECE):
-                write_to.write(piece)
-                tell(len(piece))
-
-
-@contextlib.contextmanager
-def _shown(title: str, size: int) -> Iterator[Callable[[int], None]]:
-    """A bar that moves with the bytes it is told of; on a screen that cannot redraw, nothing."""
-    live, began, done, drawn = Live(), time.monotonic(), 0, 0.0
-
-    def tell(count: int) -> None:
-        nonlocal done, drawn
-        done += count
-        now = time.monotonic()
-        if now - began > 0.5 and now - drawn > 0.2:
-            drawn = now
-            text = f"{bytes_text(done)} of {bytes_text(size)}"
-            live.show(Bar(title, now - began, min(1.0, done / max(size, 1)), text))
-
-    yield tell
-    if drawn:
-        live.finish(Bar(title, time.monotonic() - began, 1.0, bytes_text(done)))
 
 
 # --- Wheels -----------------------------------------------------------------------------------------------------
@@ -391,13 +392,15 @@ def _with_wheels(place: Path, contents: Contents) -> tuple[Contents, list[str]]:
     if _wheels_current(place, contents):
         size = sum(about[0] for name, about in contents.files.items() if name.startswith(f"{WHEELS}/"))
         return contents, [title, bytes_text(size), "there already"]
-    with tempfile.TemporaryDirectory(prefix=".wheels-", dir=place) as made:
-        download_wheels(_REQUIREMENTS, Path(made))
-        listed = workspace.inventory(Path(made))
+    with tempfile.TemporaryDirectory(prefix=".wheels-", dir=place) as aside:
+        made = Path(aside) / WHEELS  # a folder of its own: the one around it is readable to nobody else
+        made.mkdir()
+        download_wheels(_REQUIREMENTS, made)
+        listed = workspace.inventory(made)
+        _strike_out(place, WHEELS)
         shutil.rmtree(place / WHEELS, ignore_errors=True)
-        shutil.copytree(made, place / WHEELS, copy_function=os.link)
-    others = {name: about for name, about in contents.files.items() if not name.startswith(f"{WHEELS}/")}
-    files = others | {f"{WHEELS}/{name}": about for name, about in listed.items()}
+        made.rename(place / WHEELS)
+    files = _without(contents.files, WHEELS) | {f"{WHEELS}/{name}": about for name, about in listed.items()}
     size = sum(about[0] for about in listed.values())
     after = replace(contents, files=files, python=_python(), system=_system(), pins=_pins(_REQUIREMENTS))
     return after, [title, bytes_text(size), f"downloaded, {counted(len(listed), 'wheel')}"]

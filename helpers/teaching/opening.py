@@ -6,6 +6,7 @@ from collections import Counter
 from helpers import stage, workspace
 from helpers.cards import Card, bytes_text
 from helpers.teaching import journal, navigation, pacing
+from helpers.teaching.cost import line as cost_line
 from helpers.teaching.notebooks import named
 
 
@@ -55,6 +56,8 @@ def finish(name: str) -> Card:
         "to free the rest": "Kernel, Shut Down Kernel frees what this notebook's own Python holds",
         "still running": f"{', '.join(under_way)} (of another notebook, left alone)" if under_way else "nothing",
     }
+    if spent := cost_line():
+        facts["pod's cost"] = spent
     if not links:
         facts["next"] = "this was the last notebook so far"
     return Card(f"End of {name}", facts, links=links)

@@ -402,9 +402,23 @@ def record(file: Path, about: str) -> CellTimes:
         "python": platform.python_version(),
         "seconds": seconds,
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    workspace.write_whole(file, json.dumps(content, indent=1) + "\n")
+    _write(file, json.dumps(content, indent=1) + "\n")
     return CellTimes(name, toolchain, date, seconds)
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file that was named on the command line.
+
+    Raises:
+        WorkshopError: it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        workspace.write_whole(file, text)
+    except OSError as error:
+        raise WorkshopError(
+            f"{file} cannot be written: {error.strerror or error}. Name a file in a folder of yours."
+        ) from None
 
 
 def _taken(notebook: Notebook, source: CellTimes) -> _Taken:
@@ -454,13 +468,14 @@ def _is_installed(name: str) -> bool:
 def _stages_on(sheet: "Datasheet") -> Table:
     """What the stages of one model take on a GPU, and the evidence for each."""
     from helpers import models
+    from helpers.releases.system import ENVIRONMENT_BYTES
     from helpers.toolchains import tensorrt_llm
 
     name = tensorrt_llm.default_model
     size = models.known()[name]["weights_bytes"]
     token = size / sheet.bandwidth
     rows = [
-        ["installation (02)", NONE, "depends on the network; about 30 GB arrive on disk"],
+        ["installation (02)", NONE, f"depends on the network; about {bytes_text(ENVIRONMENT_BYTES)} arrive on disk"],
         ["download of " + name, NONE, f"published: the talk's pod fetched at about 1 GB/s; here {bytes_text(size)}"],
         [
             "checkpoint, FP16",
@@ -612,6 +627,6 @@ def main(arguments: argparse.Namespace) -> int:
     file = Path(arguments.page).expanduser()
     if not file.parent.is_dir():
         raise WorkshopError(f"There is no folder {file.parent} for the page. Name a file in one that exists.")
-    workspace.write_whole(file, made.page())
+    _write(file, made.page())
     print(f"Written: {file}, one page for paper.")
     return 0
