@@ -121,20 +121,13 @@ def needed(name: str, among: Sequence[Notebook] = ()) -> list[Notebook]:
         WorkshopError: there is no such notebook.
     """
     by_name = {notebook.name: notebook for notebook in among or notebooks()}
-    found, open_ends = set[str](), [by_name.get(name) or _named(name)]
+    found, open_ends = set[str](), [by_name.get(name) or named(name)]
     while open_ends:
         for other in open_ends.pop().needs:
             if other in by_name and other not in found:
                 found.add(other)
                 open_ends.append(by_name[other])
     return [by_name[other] for other in sorted(found)]
-
-
-def _named(name: str) -> Notebook:
-    try:
-        return named(name)
-    except LookupError as problem:
-        raise WorkshopError(str(problem.args[0])) from None
 
 
 def missing(name: str, bundle: str | Path | None = None) -> Missing:
@@ -147,7 +140,7 @@ def missing(name: str, bundle: str | Path | None = None) -> Missing:
     Raises:
         WorkshopError: there is no such notebook, or no such folder.
     """
-    notebook, numbers = _named(name), [one.number for one in needed(name)]
+    notebook, numbers = named(name), [one.number for one in needed(name)]
     return Missing(notebook, tuple(need for need, _ in _look(numbers, _offers(bundle))), expected.busy_text())
 
 
@@ -164,7 +157,7 @@ def catch_up(name: str, bundle: str | Path | None = None) -> Card:
     Raises:
         WorkshopError: there is no such notebook or folder, or a stage failed. What was made until then stays.
     """
-    notebook, numbers = _named(name), [one.number for one in needed(name)]
+    notebook, numbers = named(name), [one.number for one in needed(name)]
     offers = _offers(bundle)
     looked = list(_look(numbers, offers))
     plan = Missing(notebook, tuple(need for need, _ in looked), expected.busy_text())

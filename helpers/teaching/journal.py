@@ -66,7 +66,8 @@ def write(name: str, entry: Entry) -> None:
         file = file_of(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(asdict(entry)) + "\n")
+            # The break comes first: after a line that a stopped machine left unfinished, this one stands alone.
+            out.write("\n" + json.dumps(asdict(entry)))
 
 
 class Recorder:

@@ -13,7 +13,7 @@ def around(name: str) -> dict[str, str]:
         name: a notebook's name or number.
 
     Raises:
-        LookupError: there is none.
+        WorkshopError: there is none.
     """
     every = notebooks()
     at = every.index(named(name))
@@ -29,7 +29,7 @@ def following(name: str) -> dict[str, str]:
     """A link to the notebook after this one; nothing after the last.
 
     Raises:
-        LookupError: there is none of this name.
+        WorkshopError: there is none of this name.
     """
     every = notebooks()
     after = every.index(named(name)) + 1

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.cards import Table
+from helpers.errors import WorkshopError
 from helpers.workspace import REPOSITORY
 
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -93,12 +94,12 @@ def named(name: str) -> Notebook:
     """The notebook with this name or number.
 
     Raises:
-        LookupError: there is none.
+        WorkshopError: there is none.
     """
     for notebook in notebooks():
         if name in (notebook.name, notebook.number):
             return notebook
-    raise LookupError(f"There is no notebook {name!r}. There are {', '.join(n.number for n in notebooks())}.")
+    raise WorkshopError(f"There is no notebook {name!r}. There are {', '.join(n.number for n in notebooks())}.")
 
 
 def _read(file: Path) -> Notebook:

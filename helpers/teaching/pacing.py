@@ -5,6 +5,7 @@ how long the room has come: ``45``, ``120``, ``half-day``, ``on`` (everything) o
 a cell switches it off for good; that is kept in the workspace.
 """
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -152,7 +153,9 @@ def session_began() -> float | None:
 
     A session goes on until nothing was run for two hours. What was run before ``WORKSHOP_PACE_SINCE`` is no part of it.
     """
-    since = float(os.environ.get(SINCE) or 0)
+    since = 0.0
+    with contextlib.suppress(ValueError):  # what is no time leaves nothing out
+        since = float(os.environ.get(SINCE) or 0)
     times = sorted(entry.began for one in notebooks() for entry in journal.entries(one.name) if entry.began >= since)
     began = None
     for at in reversed(times):
@@ -170,7 +173,7 @@ def line(name: str = "", cell: str = "") -> Pace:
         cell: id of one of its cells.
 
     Raises:
-        LookupError: there is no such notebook.
+        WorkshopError: there is no such notebook.
     """
     if name:
         notebook = named(name).name
