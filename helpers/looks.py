@@ -85,6 +85,7 @@ VERDICTS = (
     Verdict("Not right.", "✗", "5px double"),
     Verdict("Not yet", "✗", "5px double"),
     Verdict("Not answered yet", "○", "2px dashed"),
+    Verdict("Not judged", "○", "2px dashed"),
 )
 """The verdicts of exercises; words, sign and line differ."""
 

@@ -193,10 +193,13 @@ def download(repository: str, row: Mapping[str, Any] | None, revision: str | Non
         expected=["config.json", "*.safetensors"],
         space=2 * row["weights_bytes"] if row else 0,
     )
-    from helpers.teaching import bundle  # here, since it packs what this module finds
+    from helpers.teaching import bundle, expected  # here, since the bundle packs what this module finds
 
     with stage.taking_from(bundle.offers):
-        return stage.ensure(task).path
+        made = stage.ensure(task)
+    if made.restored:
+        expected.note_restored([target.relative_to(workspace.home()).as_posix()])
+    return made.path
 
 
 def revision_folder(revision: str) -> str:

@@ -383,19 +383,21 @@ def perplexity_table(scores: "Mapping[str, ArrayLike]") -> Table:
         found = perplexity(nll)
         row = [name, f"{found.value:.4f}", f"{found.standard_error:.4f}"]
         if name == first:
-            rows.append([*row, "–", "–", "–"])
+            rows.append([*row, "–", "–", "–", "–"])
             continue
         against = compare(reference, nll, first, name)
         rows.append(
             [
                 *row,
                 f"{against.mean:+.5f}",
+                f"{against.standard_error:.5f}",
                 f"{against.times_se:+.1f}",
                 "yes" if against.told_apart else "no",
             ]
         )
         sentences.append(against.sentence)
-    columns = ["model", "perplexity", "± (text)", f"nats a token against {first}", "in standard errors", "told apart"]
+    difference = [f"nats a token against {first}", "± (difference)", "in standard errors", "told apart"]
+    columns = ["model", "perplexity", "± (text)", *difference]
     caption = f"Measured: {perplexity(reference).tokens:,} held-out tokens"
     return Table(columns, rows, caption=caption, note=" ".join(sentences))
 

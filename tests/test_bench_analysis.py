@@ -585,6 +585,15 @@ def test_a_working_set_that_fits_a_cache_is_read_in_cache():
     assert "GB/s of memory over" in analysis.distance([point(1)], SHAPE, sheet, 10_000_000, cache=2**30).sentence
 
 
+def test_a_reading_that_other_work_spoiled_gives_no_percentage():
+    busy = ReadSpeed("a CPU", 10_000_000, 3e9, memory=12e9)
+    shown = analysis.distance([point(1, user=1000.0)], SHAPE, busy, 10_000_000)
+    assert "the bandwidth was not measured well, since this machine is busy" in shown.sentence
+    assert "%" not in str(shown)
+    idle = ReadSpeed("a CPU", 10_000_000, 100e9, memory=12e9)
+    assert "%" in str(analysis.distance([point(1, user=1000.0)], SHAPE, idle, 10_000_000))
+
+
 def test_each_rank_reads_its_share():
     one, two = (analysis.distance([point(1)], SHAPE, 50e9, 10_000_000, ranks=ranks) for ranks in (1, 2))
     assert two.predicted == pytest.approx(2 * one.predicted)

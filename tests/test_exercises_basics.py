@@ -1,14 +1,17 @@
 """The exercises of notebooks 00 to 04: right answers, known wrong turns told apart, and answers that are none."""
 
 import inspect
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from helpers import exercises, hardware, releases
+from helpers import exercises, hardware, looks, releases
 from helpers.errors import WorkshopError
 from helpers.exercises import (
+    asked,
     check_engine_gb,
     check_fault,
     check_gpus_for_8b,
@@ -24,6 +27,8 @@ from helpers.exercises import (
     check_without_fp8,
 )
 from helpers.toolchains.generation import Generation
+
+ROOT = Path(__file__).resolve().parent.parent
 
 RANGES = [
     {"module": "layers.0.fc", "quantizer": "input", "amax": 7.0},
@@ -83,23 +88,20 @@ WRONG = [
     (check_weight_gb, (140,), "That is the size at FP16"),
     (check_weight_gb, (70,), "That is one byte"),
     (check_weight_gb, (20,), "too small, by a factor of 1.8"),
-    (check_weight_gb, ("35",), "That is no number of GB above 0"),
+    (check_weight_gb, (35e9,), "Those are bytes"),
+    (check_weight_gb, (32.6,), "That counts in GiB"),
     (check_gpus_for_8b, (["v100", "a10g", "l4"],), "it is a Volta, for which TensorRT-LLM has no kernels"),
     (check_gpus_for_8b, ("a10g, l4, h100-mig-2g.20gb",), "4 GB are left beside the weights, too few."),
     (check_gpus_for_8b, (["l4"],), "The A10G has 24 GB: 8 GB are left beside the weights, enough."),
-    (check_gpus_for_8b, (["h100"],), "There is no 'h100' to choose here. Choose from t4, v100"),
     (check_without_fp8, ("l4",), "Ada Lovelace (compute capability 8.9), which has FP8"),
     (check_without_fp8, ("h200",), "Hopper (compute capability 9.0), which has FP8"),
-    (check_without_fp8, (["l4", "a10g"],), "Choose exactly one of a10g, l4, h200; 2 were given"),
     (check_step_limits, ("memory", "arithmetic", "arithmetic"), "A step of 32 tokens reads all weights"),
     (check_step_limits, ("memory", "memory", "memory"), "A step of 1,024 tokens uses each weight 1,024 times"),
-    (check_step_limits, ("memory", "both", "arithmetic"), "'both' is neither"),
     (check_one_user, (209,), "That is for FP16"),
     (check_one_user, (2.39,), "Those are milliseconds"),
     (check_one_user, (123_700,), "That is what the arithmetic allows"),
     (check_release, ("1.2.1",), "1.2.1 is built for CUDA 13.1 and needs driver 580 or newer"),
     (check_release, ("0.21.0",), "The workshop does not offer it: 1.0.0 runs with the same drivers"),
-    (check_release, ("2.0",), "There is no '2.0' to choose here"),
     (check_fault, ("driver",), "CUDA driver version is insufficient"),
     (check_fault, ("mpi",), "the system's MPI library is missing"),
     (check_engine_gb, (8,), "That is one byte for each weight"),
@@ -108,7 +110,6 @@ WRONG = [
     (check_tokens, (wrote(12, LIMIT.format(12)),), "max_tokens is too small by 38"),
     (check_tokens, (wrote(30, ENDED),), "The model ended by itself after 30 tokens"),
     (check_tokens, (wrote(96, LIMIT.format(96)),), "46 too many: set max_tokens to 50"),
-    (check_tokens, ("a text",), "That is not what toolchain.generate returns"),
     (check_new_engine, (["max_tokens", "max_batch_size", "max_seq_len", "gpu"],), "max_tokens needs no build"),
     (check_new_engine, (["gpu"],), "max_batch_size needs a build: it is an option of trtllm-build"),
     (check_new_engine, (["max_batch_size", "max_seq_len"],), "gpu needs a build: kernels are compiled"),
@@ -121,6 +122,16 @@ WRONG = [
     (check_scaling_factor, (SMALL, 56), "That is the range itself"),
     (check_told_apart, (scores(), []), "FP8 (E4M3) can be told apart"),
     (check_told_apart, (scores(), ["fp8", "int8", "int4"]), "INT8 SmoothQuant cannot be told apart"),
+    (check_engine_gb, (16.06e9,), "Those are bytes"),
+]
+NO_ANSWER = [
+    (check_weight_gb, ("35 GB",), "That is no number of GB above 0. Give one without quotes, the digits alone."),
+    (check_rounded, (-1,), "That is no number above 0. Give one."),
+    (check_gpus_for_8b, (["h100"],), "There is no 'h100' to choose here. Choose from t4, v100"),
+    (check_without_fp8, (["l4", "a10g"],), "Choose exactly one of a10g, l4, h200; 2 were given"),
+    (check_step_limits, ("memory", "both", "arithmetic"), "'both' is neither"),
+    (check_release, ("2.0",), "There is no '2.0' to choose here"),
+    (check_tokens, ("a text",), "That is not what toolchain.generate returns"),
     (check_told_apart, (scores(), ["int"]), "There is no 'int' to choose here"),
 ]
 
@@ -151,6 +162,49 @@ def test_each_check_tells_two_wrong_answers_apart():
     for check in STARTS:
         told = {one.note for one in (other(*answer) for other, answer, _ in WRONG if other is check)}
         assert len(told) >= 2, check.__name__
+
+
+@pytest.mark.parametrize(("check", "answer", "told"), NO_ANSWER)
+def test_what_is_no_answer_has_a_sign_of_its_own_and_no_verdict(check, answer, told):
+    card = check(*answer)
+    assert card.note.startswith("Not judged. ") and told in card.note
+    assert "○ Not judged. " in str(card) and "Solution" not in str(card)
+
+
+def test_only_a_wrong_answer_leads_to_the_solution():
+    wrong = check_weight_gb(70)
+    assert wrong.links == {"Solution": "solutions/00_start_here.ipynb"}
+    assert "href='solutions/00_start_here.ipynb'" in wrong._repr_html_()
+    assert check_weight_gb().links == check_weight_gb(35).links == {}
+    assert wrong.kind == check_weight_gb().kind == check_weight_gb(35).kind == looks.ASKED
+
+
+def test_the_ways_to_the_solutions_exist():
+    for name in exercises.__all__:
+        file = inspect.unwrap(getattr(exercises, name)).__module__.rpartition(".")[2]
+        if name.startswith("check_"):
+            linked = re.search(
+                r'@asked_in\("(\w+)"\)\ndef ' + name, (ROOT / "helpers/exercises" / f"{file}.py").read_text()
+            )
+            assert linked is not None, name
+            assert f"exercises.{name}(" in (ROOT / "notebooks/solutions" / f"{linked[1]}.ipynb").read_text()
+
+
+def test_solutions_that_run_do_not_lead_to_themselves(monkeypatch):
+    monkeypatch.setattr(asked, "_hidden", False)
+    asked.hide_solutions()
+    assert check_weight_gb(70).links == {}
+
+
+def test_a_limit_may_be_called_as_the_table_or_the_prose_calls_it():
+    assert check_step_limits("memory-bound", "Memory", "compute").note.startswith("Right. ")
+    assert check_step_limits("memory", "memory", "compute-bound").note.startswith("Right. ")
+
+
+def test_numbers_have_their_unit_and_names_their_spelling():
+    assert check_rounded(22).facts == {"your answer": "22", "computed": "22"}
+    assert check_told_apart(scores(), ["fp8", "int4"]).facts["your answer"] == "FP8 (E4M3), INT4 AWQ"
+    assert check_release("0.21.0").note.endswith(".")
 
 
 def test_every_check_works_without_an_answer():

@@ -142,9 +142,7 @@ def test_a_load_that_is_not_told_gets_no_verdict(tmp_path: Path, answers: int) -
     few = result.read(write(tmp_path / "few", LOAD.with_(concurrency=32), [steady(1, answers)]))
     measured = Sweep([*sweep(tmp_path, c1=FINE, c8=FINE), few])
     card = check_concurrency(measured, 8)
-    assert card.note.startswith(
-        f"No verdict yet. Of concurrency 32 it cannot be told: {answers} answers a run are too few"
-    )
+    assert card.note.startswith(f"Not judged. Of concurrency 32 it cannot be told: {answers} answers a run are too few")
     assert card.note.endswith("Measure with at least 20 requests a run.")
     # What lies below a load that will do decides nothing.
     below = Sweep([few, *sweep(tmp_path / "more", c64=FINE)])

@@ -35,7 +35,7 @@ def test_the_stages_of_a_larger_batch_are_those_of_the_comparison():
     assert redone("kind") == ["engine", "serve"]
     card = check_recipe_change(redone())
     assert card.note == (
-        "Right: the build. The server starts again too, as it reads the new engine. "
+        "Right. Done again: the build. The server starts again too, as it reads the new engine. "
         "Kept: installation, download, quantization."
     )
     assert "--max_batch_size" in card.facts["build"]
@@ -43,7 +43,7 @@ def test_the_stages_of_a_larger_batch_are_those_of_the_comparison():
 
 def test_names_are_taken_in_any_order_case_and_container():
     for answer in (set(redone()), "Server, BUILD", tuple(redone("kind")), ["serve", "build", "build"], "build"):
-        assert check_recipe_change(answer).note.startswith("Right: the build. ")
+        assert check_recipe_change(answer).note.startswith("Right. Done again: the build. ")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ import time
 
 from helpers import teaching
 from helpers.teaching import journal
-from helpers.teaching.board import AHEAD, BEGUN, DONE, STOPPED, heading_above, state_of
+from helpers.teaching.board import AHEAD, BEGUN, DONE, STOPPED, state_of
 from helpers.teaching.journal import Entry
+from helpers.teaching.notebooks import heading_above
 
 
 def code_of(number: str):
@@ -33,7 +34,28 @@ def test_in_an_empty_workspace_one_begins_at_the_beginning():
     assert "Cut off" not in str(board)
 
 
-def test_a_notebook_that_was_begun_goes_on_after_the_furthest_cell():
+def test_one_goes_on_at_the_first_cell_that_was_not_run():
+    journal.write(teaching.named("03").name, Entry(code_of("03")[0].id, 1.0, 1.0, True, "openvino"))
+    journal.write(teaching.named("03").name, Entry(code_of("03")[4].id, 2.0, 1.0, True, "openvino"))
+    assert row("03").going_on == code_of("03")[1]
+
+
+def test_an_answered_exercise_is_not_gone_back_to():
+    exercise = next(i for i, cell in enumerate(code_of("03")) if "exercise" in cell.tags)
+    for cell in [*code_of("03")[:exercise], code_of("03")[exercise + 1]]:
+        journal.write(teaching.named("03").name, Entry(cell.id, 1.0, 1.0, True, "openvino"))
+    assert row("03").going_on == code_of("03")[exercise + 2]
+
+
+def test_the_board_fits_a_terminal_and_folds_what_is_seldom_asked():
+    for book in teaching.notebooks():
+        ran(book.number, 6, ok=False)
+    board = teaching.board()
+    assert max(map(len, str(board).splitlines())) <= 110
+    assert "<details>" in board._repr_html_()
+
+
+def test_a_notebook_that_was_begun_goes_on_after_the_cells_that_were_run():
     ran("03", 3)
     there = row("03")
     assert there.state == BEGUN
@@ -91,8 +113,8 @@ def test_the_board_links_to_the_notebook_to_go_on_with():
 
 def test_what_a_catch_up_would_make_is_told():
     there = row("08")
-    assert there.row()[-1].startswith("4 of 4, ")
-    assert row("00").row()[-1] == "–"
+    assert there.workspace_row()[-1].startswith("4 of 4 missing, ")
+    assert row("00").workspace_row()[-1] == "–"
 
 
 def test_the_board_is_there_at_once():

@@ -43,8 +43,8 @@ def row_of(table: Table, word: str) -> list[str]:
 def test_what_was_run_here_is_given_as_measured_here() -> None:
     ran("03", 2)
     times = rehearsal.rehearse(only=["03", "04"]).times()
-    assert row_of(times, "(03)")[-1] == "measured: last time on this machine"
-    assert row_of(times, "(04)")[-2:] == ["–", rehearsal.NONE]
+    assert row_of(times, "(03)")[-1] == "measured: slowest run on this machine"
+    assert row_of(times, "(04)")[-3:] == ["–", "", rehearsal.NONE]
     assert "of 1 notebook nothing is known" in times.note
 
 
@@ -99,6 +99,31 @@ def test_slow_cells_come_with_the_command_that_runs_them_beforehand() -> None:
     table = rehearsal.rehearse(only=["03", "04"]).beforehand()
     assert [row[-1] for row in table.rows] == ['make workshop ONLY="03"']
     assert "catch-up" in table.note
+
+
+def test_cells_that_measure_are_not_made_beforehand_and_making_counts_not_finding() -> None:
+    ran("08", 40)
+    assert not rehearsal.rehearse(only=["08"]).beforehand().rows
+    ran("03", 31)
+    ran("03", 1, began=2e9)
+    assert len(rehearsal.rehearse(only=["3"]).beforehand().rows) == 1
+
+
+def test_notebooks_run_by_turns_are_not_counted_twice() -> None:
+    now = time.time()
+    ran("03", 10, began=now - 600)
+    ran("04", 10, began=now - 600)
+    used = counting(1.0).used
+    assert sum(used.at_work.values()) <= 600
+
+
+def test_the_rehearsal_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "CELL_TIMES", workspace.DATA / "measured" / "cell-times")
+    parts = str(rehearsal.rehearse()).split("\n\n")
+    lines = [
+        line for part in parts if not part.startswith("Checks") for line in part.splitlines()
+    ]  # those name a folder
+    assert max(map(len, lines)) <= 110
 
 
 def test_downloads_tell_what_is_here_and_what_a_pod_has_to_fetch() -> None:
@@ -245,5 +270,5 @@ def test_a_machine_that_has_the_gpu_gives_its_own_times() -> None:
     made = rehearsal.rehearse("rtx-4090", ["03"])
     gpu = hardware.Gpu(0, "NVIDIA GeForce RTX 4090", (8, 9), 24 * 10**9, 23 * 10**9, "580.1")  # as the driver tells it
     there = replace(made, machine=replace(made.machine, gpus=(gpu,)))
-    assert row_of(there.times(), "(03)")[-1] == "measured: last time on this machine"
+    assert row_of(there.times(), "(03)")[-1] == "measured: slowest run on this machine"
     assert there.beforehand().rows

@@ -34,6 +34,7 @@ if __name__ == "__main__":
 
 from helpers.cards import seconds_text
 from helpers.errors import WorkshopError
+from helpers.teaching.notebooks import telling_line
 from tools import notebook_pages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,20 +48,20 @@ TOLD = ("made earlier", "done in ")
 
 @dataclass
 class CellRun:
-    """One code cell that was run: its number among all cells (from 1), its time, its source and its tags."""
+    """One code cell that was run: its number (from 1), time, source, tags and section."""
 
     number: int
     seconds: float
     source: str
     is_stage: bool = False
     is_mistake: bool = False
+    heading: str = ""
 
     @property
     def label(self) -> str:
         """The cell in a few words, for a line or a table."""
-        lines = [line for line in self.source.split("\n") if line.strip() and not line.startswith("#")]
-        line = lines[0] if lines else "only comments"
-        return f"cell {self.number} ({seconds_text(self.seconds)}): {line[:60]}"
+        section = f"{self.heading}: " if self.heading else ""
+        return f"cell {self.number} ({seconds_text(self.seconds)}): {section}{telling_line(self.source)[:60]}"
 
 
 @dataclass
@@ -118,6 +119,7 @@ class TimedClient(NotebookClient):
         self.progress.show(f"cell {cell_index + 1} of {len(self.nb.cells)}")
         tags = cell.metadata.get("tags", [])
         timed = CellRun(cell_index + 1, 0.0, cell.source, STAGE_TAG in tags, MISTAKE_TAG in tags)
+        timed.heading = heading_before(self.nb.cells, cell_index)
         self.run.cells.append(timed)
         began = time.monotonic()
         try:
@@ -126,6 +128,12 @@ class TimedClient(NotebookClient):
             timed.seconds = time.monotonic() - began
             self.log_file.write(f"--- {timed.label}\n{text_of_outputs(cell.outputs)}\n")
             self.log_file.flush()
+
+
+def heading_before(cells: list[Any], index: int) -> str:
+    """The last heading before a cell; empty if there is none."""
+    before = "\n".join(cell.source for cell in cells[:index] if cell.cell_type == "markdown")
+    return (re.findall(r"^#+ (.+)$", before, re.MULTILINE) or [""])[-1].strip()
 
 
 def text_of_outputs(outputs: list[Any]) -> str:

@@ -276,8 +276,19 @@ def page(made: Deck) -> str:
     )
 
 
-def index_page(made: list[Deck]) -> str:
-    """The list of decks."""
+def index_page(made: list[Deck], others: list[str]) -> str:
+    """The list of decks, and in a sentence the notebooks that have none.
+
+    Args:
+        made: the decks.
+        others: numbers of the notebooks without one.
+    """
+    none = (
+        f"<p>No deck of {', '.join(others)}: they are work at the keyboard, and none of their cells has the tag "
+        f"<code>{TAG}</code>. Open the notebook itself.</p>"
+        if others
+        else ""
+    )
     rows = "".join(
         f'<li><a href="{one.name[:2]}.html">{one.name[:2]} {html.escape(one.title)}</a>, {len(one.slides)} slides</li>'
         for one in made
@@ -287,7 +298,7 @@ def index_page(made: list[Deck]) -> str:
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Slides</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
         f'content="light dark"><style>{style}</style></head><body class="index"><main><h1>Slides</h1>'
-        f"<ul>{rows}</ul><p>In a deck: arrows and space to move, <kbd>n</kbd> for notes, <kbd>p</kbd> for a "
+        f"<ul>{rows}</ul>{none}<p>In a deck: arrows and space to move, <kbd>n</kbd> for notes, <kbd>p</kbd> for a "
         "presenter's window, <kbd>?</kbd> for all keys.</p></main></body></html>"
     )
 
@@ -310,12 +321,14 @@ def decks(notebooks: Path, executed: Path) -> list[Deck]:
     return made
 
 
-def write(made: list[Deck], out: Path) -> None:
-    """Write the decks and their index."""
+def write(made: list[Deck], out: Path, notebooks: Path = NOTEBOOKS) -> None:
+    """Write the decks of a folder's notebooks, and their index."""
     out.mkdir(parents=True, exist_ok=True)
     for one in made:
         (out / f"{one.name[:2]}.html").write_text(page(one), encoding="utf-8")
-    (out / "index.html").write_text(index_page(made), encoding="utf-8")
+    have = {one.name for one in made}
+    others = [file.stem[:2] for file in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")) if file.stem not in have]
+    (out / "index.html").write_text(index_page(made, others), encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from helpers.bench.analysis.points import joined
 from helpers.bench.results.figures import fewest
 from helpers.cards import Card
 from helpers.errors import WorkshopError
+from helpers.exercises.asked import asked_in
 from helpers.exercises.judging import EXACT, Mistake, judged
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def tpot_request(result: "Result") -> "Row":
     return next((row for row in rows if not row.first_wave), rows[-1])
 
 
+@asked_in("08_benchmarking")
 def check_tpot(result: "Result", answer: float | None = None) -> Card:
     """The time per output token of one request, from its row, in ms.
 
@@ -119,6 +121,7 @@ SHARE = 95
 """Percent of the requests that must get what is needed."""
 
 
+@asked_in("08_benchmarking")
 def check_concurrency(sweep: Any, answer: int | None = None, per_user: float = 30, ttft: float = 0.2) -> Card:
     """The largest measured concurrency at which 95 % of the requests get enough tokens/s, and the first one in time.
 
@@ -145,7 +148,7 @@ def check_concurrency(sweep: Any, answer: int | None = None, per_user: float = 3
         )
     facts = {"your answer": repr(answer)}
     if isinstance(answer, bool) or not isinstance(answer, int) or (answer != 0 and answer not in results):
-        return Card(title, facts, f"That was not measured. Give one of {loads}, or 0 if none will do.")
+        return Card(title, facts, f"Not judged. That was not measured. Give one of {loads}, or 0 if none will do.")
     found = sweet_spot(sweep, per_user, ttft, SHARE)
     if found.untold:
         return Card(title, facts, _no_verdict(found))
@@ -160,7 +163,7 @@ def _no_verdict(found: "SweetSpot") -> str:
     why = " ".join(f"Of {one.name} it cannot be told: {joined(found.need.untold(one))}." for one in found.untold)
     few = any(one.whole // max(1, one.runs) < fewest(SHARE) for one in found.untold)
     todo = f"Measure with at least {fewest(SHARE)} requests a run." if few else "Measure those loads again."
-    return f"No verdict yet. {why} {todo}"
+    return f"Not judged. {why} {todo}"
 
 
 def _why_not(results: "Sequence[Result]", answer: int, right: int, per_user: float, ttft: float) -> str:
@@ -251,6 +254,7 @@ def _text(value: float | None, scale: float = 1.0) -> str:
 _HOUR = "how many tokens does it make in the hour that is paid?"
 
 
+@asked_in("08_benchmarking")
 def check_cost(
     result: "Result", price_per_hour: float, answer: float | None = None, busy: float = 0.5, currency: str = "$"
 ) -> Card:
@@ -291,7 +295,7 @@ def check_cost(
     return judged(
         title,
         answer,
-        "the price's unit",
+        currency,
         cost,
         _cost_mistakes(result, cost, rate, busy),
         working,

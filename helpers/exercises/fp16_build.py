@@ -8,6 +8,7 @@ import inspect
 
 from helpers import memory, models
 from helpers.cards import Card
+from helpers.exercises.asked import asked_in
 from helpers.exercises.choosing import Option, choose_some
 from helpers.exercises.judging import Mistake, judged
 from helpers.toolchains.base import Toolchain
@@ -26,6 +27,7 @@ _CHANGES = {
 """What can be named in the first exercise, and what it stands for."""
 
 
+@asked_in("03_fp16_build")
 def check_new_engine(answer: object = None) -> Card:
     """Which of six changes need a new engine?
 
@@ -52,6 +54,7 @@ def _change(name: str) -> Option:
     return Option(True, f"{name} needs a build: kernels are compiled for one compute capability.")
 
 
+@asked_in("03_fp16_build")
 def check_engine_gb(answer: float | None = None) -> Card:
     """How many GB has the engine of Llama 3.1 8B in FP16, roughly?
 
@@ -67,12 +70,14 @@ def check_engine_gb(answer: float | None = None) -> Card:
         Mistake(right / 2, "That is one byte for each weight, an engine in 8 bits. FP16 takes two."),
         Mistake(right * 2, "That is four bytes for each weight, FP32. FP16 takes two."),
         Mistake(right * 8, "Those are gigabits. Eight bits are one byte."),
+        Mistake(size, "Those are bytes. A GB has 10⁹ of them."),
         Mistake(size / _GIB, "That counts in GiB, of 2³⁰ bytes. A GB has 10⁹."),
     ]
     working = "Two bytes for each weight. predicted: the graph around the weights adds little."
     return judged(title, answer, "GB", right, mistakes, working, "Two bytes for each weight.", tolerance=0.03)
 
 
+@asked_in("03_fp16_build")
 def check_tokens(written: object = None) -> Card:
     """Let the engine write exactly 50 tokens, also if the model would rather end before.
 
@@ -89,7 +94,11 @@ def check_tokens(written: object = None) -> Card:
             "answer, so two arguments are needed.",
         )
     if not isinstance(written, Generation):
-        return Card(title, {"your answer": repr(written)[:80]}, "That is not what toolchain.generate returns. Give it.")
+        return Card(
+            title,
+            {"your answer": repr(written)[:80]},
+            "Not judged. That is not what toolchain.generate returns. Give it.",
+        )
     facts = {"tokens": f"{written.tokens:,}", "ended by": written.ended}
     by_limit = "limit" in written.ended
     if written.tokens == _TOKENS and by_limit:

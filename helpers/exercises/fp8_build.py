@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from helpers.cards import Card
 from helpers.errors import WorkshopError
+from helpers.exercises.asked import asked_in
 from helpers.exercises.choosing import Option, choose_some, names
 from helpers.exercises.judging import Mistake, judged
 
@@ -22,6 +23,7 @@ _NUMBER = 21.3  # in the first exercise; E4M3's neighbours are 20 and 22 there
 _SMALL = 0.01  # perplexity: what the third exercise's sentences call small, 1 %
 
 
+@asked_in("04_fp8_build")
 def check_rounded(answer: float | None = None) -> Card:
     """What does 21.3 become in E4M3, with the scaling factor 1?
 
@@ -52,9 +54,10 @@ def check_rounded(answer: float | None = None) -> Card:
     ]
     working = f"Its neighbours are {below:g} and {above:g}, and {right:g} is nearer."
     start = "Powers of two are values of E4M3, and eight equal steps lie between one and the next."
-    return judged(title, answer, "(a value)", right, mistakes, working, start)
+    return judged(title, answer, "", right, mistakes, working, start)
 
 
+@asked_in("04_fp8_build")
 def check_scaling_factor(small: "Checkpoint", answer: float | None = None) -> Card:
     """Which scaling factor maps the largest range that calibration found for an input onto the format?
 
@@ -88,9 +91,10 @@ def check_scaling_factor(small: "Checkpoint", answer: float | None = None) -> Ca
     ]
     working = f"{amax:.4g} / {largest:g}: the largest input becomes the largest value of the format."
     start = "Divide the range by the format's largest value."
-    return judged(title, answer, "(a factor)", amax / largest, mistakes, working, start, tolerance=0.01)
+    return judged(title, answer, "", amax / largest, mistakes, working, start, tolerance=0.01)
 
 
+@asked_in("04_fp8_build")
 def check_told_apart(scores: "Mapping[str, ArrayLike]", answer: object = None) -> Card:
     """Which models can be told apart from the first of them on this text?
 
@@ -108,7 +112,7 @@ def check_told_apart(scores: "Mapping[str, ArrayLike]", answer: object = None) -
         raise WorkshopError(f"Two models or more are needed for a comparison, and there are {len(scores)}.")
     first, *others = scores
     pairs = {name: precision.compare(scores[first], scores[name], first, name) for name in others}
-    options = {name.lower(): Option(pair.told_apart, _told(name, pair)) for name, pair in pairs.items()}
+    options = {name: Option(pair.told_apart, _told(name, pair)) for name, pair in pairs.items()}
     found = sum(pair.told_apart for pair in pairs.values())
     return choose_some(
         f"Which of {', '.join(others)} can be told apart from {first} on this text?",
@@ -121,7 +125,7 @@ def check_told_apart(scores: "Mapping[str, ArrayLike]", answer: object = None) -
 
 def _whole(beginning: str, titles: Iterable[str]) -> str:
     """The one title that begins like this; what was given where there is none or more than one."""
-    fitting = [title for title in titles if title.startswith(beginning)]
+    fitting = [title for title in titles if title.casefold().startswith(beginning.casefold())]
     return fitting[0] if len(fitting) == 1 else beginning
 
 

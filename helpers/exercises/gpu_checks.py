@@ -5,6 +5,7 @@ All three follow from the datasheets in ``data/gpus.toml``, with the roofline's 
 
 from helpers import hardware
 from helpers.cards import Card
+from helpers.exercises.asked import asked_in
 from helpers.exercises.choosing import Option, choose_one
 from helpers.exercises.judging import Mistake, judged
 from helpers.hardware import Roofline
@@ -12,11 +13,17 @@ from helpers.hardware import Roofline
 _CARD = "rtx-4090"  # in the first exercise
 _STEPS = {"one": 1, "batch": 32, "prompt": 1024}  # tokens in a step
 _LIMITS = ("memory", "arithmetic")
+_WORDS = {
+    **dict.fromkeys(("memory", "memory-bound", "bandwidth"), _LIMITS[0]),
+    **dict.fromkeys(("arithmetic", "compute", "compute-bound"), _LIMITS[1]),
+}
+"""What may be answered, and which limit it names: the roofline's table says *compute*, and prose both."""
 _FAST, _BILLION = "h100", 1e9  # in the second
 _PARAMETERS = 8 * _BILLION
 _GENERATIONS = ("a10g", "l4", "h200")  # in the third
 
 
+@asked_in("01_gpu_checks")
 def check_step_limits(one: str | None = None, batch: str | None = None, prompt: str | None = None) -> Card:
     """Which limit binds three steps in FP16 on an RTX 4090: one token, a batch of 32, and a prompt of 1,024?
 
@@ -26,17 +33,18 @@ def check_step_limits(one: str | None = None, batch: str | None = None, prompt: 
     sheet = hardware.by_key(_CARD)
     balance = Roofline(sheet.name, sheet.bandwidth, sheet.rates, "", 0, label="datasheet").tokens_to_balance("fp16")
     title = f"{sheet.name}, FP16: what limits a step of 1 token, of 32 tokens (a batch), of 1,024 (a prompt)?"
-    given = {"one": one, "batch": batch, "prompt": prompt}
-    if any(word is None for word in given.values()):
+    answers = {"one": one, "batch": batch, "prompt": prompt}
+    if any(word is None for word in answers.values()):
         return Card(
             title,
             note="Not answered yet: give 'memory' or 'arithmetic' for each of the three. Each weight that is read is "
             "used once per token of the step.",
         )
-    facts = {"your answer": ", ".join(f"{name}: {word}" for name, word in given.items())}
-    strange = next((word for word in given.values() if word not in _LIMITS), None)
+    facts = {"your answer": ", ".join(f"{name}: {word}" for name, word in answers.items())}
+    given = {name: _WORDS.get(str(word).strip().lower()) for name, word in answers.items()}
+    strange = next((answers[name] for name, limit in given.items() if limit is None), None)
     if strange is not None:
-        return Card(title, facts, f"Choose 'memory' or 'arithmetic' for each; {strange!r} is neither.")
+        return Card(title, facts, f"Not judged. Choose 'memory' or 'arithmetic' for each; {strange!r} is neither.")
     right = {name: _LIMITS[tokens > balance] for name, tokens in _STEPS.items()}
     facts["datasheet: tokens to balance"] = f"{balance:,.0f}"
     wrong = [_told(name, right[name], balance) for name in _STEPS if given[name] != right[name]]
@@ -58,6 +66,7 @@ def _told(name: str, right: str, balance: float) -> str:
     )
 
 
+@asked_in("01_gpu_checks")
 def check_one_user(answer: float | None = None) -> Card:
     """How many tokens a second does memory allow one user of an 8B model in FP8 on an H100, at most?
 
@@ -88,6 +97,7 @@ def check_one_user(answer: float | None = None) -> Card:
     return judged(title, answer, "tokens/s", right, mistakes, working, start, tolerance=0.02)
 
 
+@asked_in("01_gpu_checks")
 def check_without_fp8(answer: object = None) -> Card:
     """Which of three GPUs has no FP8 in its tensor cores?
 

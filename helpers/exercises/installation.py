@@ -5,6 +5,7 @@ The judges are the table of releases (``data/releases.toml``) and that of known 
 
 from helpers import hardware, releases
 from helpers.cards import Card
+from helpers.exercises.asked import asked_in
 from helpers.exercises.choosing import Option, choose_one
 from helpers.releases import Release
 
@@ -28,6 +29,7 @@ _FAULTS = {
 """What can be answered: the row of ``data/faults.toml``, and what it is."""
 
 
+@asked_in("02_installation")
 def check_release(answer: object = None) -> Card:
     """Which release does this workshop install on an RTX 4090 whose driver is 550?
 
@@ -56,9 +58,10 @@ def _told(row: Release, capability: tuple[int, int]) -> str:
         f"{row.version} is built for CUDA {row.cuda} and needs driver {needed} or newer"
         f"{'; only the host can change a driver' if has < needed else f', and {has} is newer'}."
     )
-    return driver if row.offered else f"{driver} The workshop does not offer it: {row.refusal}"
+    return driver if row.offered else f"{driver} The workshop does not offer it: {row.refusal.rstrip('.')}."
 
 
+@asked_in("02_installation")
 def check_fault(answer: object = None) -> Card:
     """What is the cause of a log that ends with `libcublasLt.so.13: cannot open shared object file`?
 

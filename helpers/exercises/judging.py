@@ -8,7 +8,7 @@ from numbers import Real
 from helpers.cards import Card
 
 TOLERANCE = 0.05
-"""How far from the computed number an answer may be: whoever leaves the estimates out, or rounds, is still right."""
+"""How far from the computed number an answer may be where its question says nothing else: rounded ones are right."""
 
 EXACT = 0.002
 """The same for a number that Python can compute from figures that the reader has."""
@@ -39,6 +39,7 @@ class Question:
         mistakes: known wrong turns.
         zero: what to say to an answer of 0.
         start: where to start again, for an answer that no known mistake leads to.
+        tolerance: how far from the right number an answer may be, as a share of it.
     """
 
     title: str
@@ -50,6 +51,7 @@ class Question:
     mistakes: Sequence[Mistake]
     zero: str
     start: str
+    tolerance: float = TOLERANCE
 
     def judge(self, answer: object, working: Callable[[float], str]) -> Card:
         """What to show for an answer; ``working`` tells how a right one is computed."""
@@ -57,26 +59,26 @@ class Question:
             return Card(self.title, note=f"Not answered yet: {self.unanswered}")
         number = _number(answer)
         if number is None or number < 0:
-            sorry = f"That is no number of {self.unit}. Give one, such as {self.such_as}."
-            return Card(self.title, {"your answer": repr(answer)}, sorry)
+            sorry = f"That is no number of {self.unit}. Give one{_unquoted(answer)}, such as {self.such_as}."
+            return Card(self.title, {"your answer": repr(answer)}, f"Not judged. {sorry}")
         answer = number
         # Ten million and less are shown to the last digit; an exponent would hide what was typed.
         facts = {"your answer": f"{answer:,.12g}" if answer < 1e10 else f"{answer:.3g}"}
-        if abs(answer - self.right) <= TOLERANCE * self.right:
+        if abs(answer - self.right) <= self.tolerance * self.right:
             return Card(self.title, {**facts, self.by: f"{self.right:,}"}, f"Right. {working(answer)}")
         return Card(self.title, facts, f"Not right. {self._wrong(answer)}")
 
     def _wrong(self, answer: float) -> str:
         """What probably went wrong: the known mistake whose result is nearest, or the direction and how far."""
         nearest = min(self.mistakes, key=lambda mistake: abs(answer - mistake.result))
-        if abs(answer - nearest.result) <= _NEAR * nearest.result:
+        # Half-way and nearer to the right number it is more likely a rounding than the mistake.
+        if abs(answer - nearest.result) <= min(_NEAR * nearest.result, abs(nearest.result - self.right) / 2):
             return nearest.told
         if not answer:
             return self.zero
         many = answer > self.right
         times = answer / self.right if many else self.right / answer
-        factor = f"{times:.1f}" if times < 10 else f"{times:,.0f}"
-        return f"That is {'too many' if many else 'too few'}, by a factor of {factor}. {self.start}"
+        return f"That is {'too many' if many else 'too few'}, {_by(times)}. {self.start}"
 
 
 def _number(answer: object) -> float | None:
@@ -90,6 +92,25 @@ def _number(answer: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def _unquoted(answer: object) -> str:
+    """What to add where an answer is text."""
+    return " without quotes, the digits alone" if isinstance(answer, str) else ""
+
+
+def _by(times: float) -> str:
+    """How far off, in as many digits as tell something: percent for a little, a power of ten for very much."""
+    if times < 1.1:
+        return f"by {times - 1:.1%}"
+    factor = f"{times:.1f}" if times < 10 else f"{times:,.0f}" if times < 1e6 else f"about 10^{math.log10(times):.0f}"
+    return f"by a factor of {factor}"
+
+
+def _in(unit: str, number: float) -> str:
+    """A number with its unit; a sign such as $ stands before it."""
+    digits = f"{number:,.6g}"
+    return f"{unit}{digits}" if unit and not unit[0].isalnum() else f"{digits} {unit}".strip()
+
+
 def judged(
     title: str,
     answer: object,
@@ -101,16 +122,29 @@ def judged(
     facts: dict[str, str] | None = None,
     tolerance: float = EXACT,
 ) -> Card:
-    """Hold a number against the right one and against those that known mistakes lead to."""
+    """Hold a number against the right one and against those that known mistakes lead to.
+
+    Args:
+        title: the question.
+        answer: what was answered.
+        unit: what the number counts, or a sign or name of a currency; empty for a number without one.
+        right: the right answer.
+        mistakes: known wrong turns.
+        working: how the right answer is computed.
+        start: where to start again, for an answer that no known mistake leads to.
+        facts: what else to show.
+        tolerance: how far from the right number an answer may be, as a share of it.
+    """
     facts = dict(facts or {})
     number = _number(answer)
     if number is None or number <= 0:
         facts["your answer"] = repr(answer)
-        return Card(title, facts, f"That is no number of {unit} above 0. Give one.")
+        kind = f" of {unit}" if unit[:1].isalnum() else ""
+        return Card(title, facts, f"Not judged. That is no number{kind} above 0. Give one{_unquoted(answer)}.")
     answer = number
-    facts["your answer"] = f"{answer:,.6g} {unit}"
+    facts["your answer"] = _in(unit, answer)
     if abs(answer - right) <= tolerance * right:
-        return Card(title, {**facts, "computed": f"{right:,.6g} {unit}"}, f"Right. {working}")
+        return Card(title, {**facts, "computed": _in(unit, right)}, f"Right. {working}")
     # Those that are as good as right on this data are not told: they would be called mistakes of a right answer.
     apart = [one for one in mistakes if one.result > 0 and abs(one.result - right) > 2 * tolerance * right]
     nearest = min(apart, key=lambda one: abs(answer - one.result), default=None)
@@ -119,5 +153,4 @@ def judged(
     ):
         return Card(title, facts, f"Not right. {nearest.told}")
     times = answer / right if answer > right else right / answer
-    by = f"by a factor of {times:,.1f}" if times >= 1.1 else f"by {times - 1:.1%}"
-    return Card(title, facts, f"Not right. That is too {'large' if answer > right else 'small'}, {by}. {start}")
+    return Card(title, facts, f"Not right. That is too {'large' if answer > right else 'small'}, {_by(times)}. {start}")

@@ -8,6 +8,7 @@ import math
 from typing import TYPE_CHECKING
 
 from helpers.cards import Card
+from helpers.exercises.asked import asked_in
 from helpers.exercises.judging import Mistake, judged
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ _MOST = 8  # replicas that there may be in it
 _PER_HOUR, _IDLE = 30.0, 300.0  # requests an hour, and seconds without any after which the last replica ends
 
 
+@asked_in("09_production")
 def check_replicas(scaling: "Scaling", answer: int | None = None) -> Card:
     """How many replicas does the autoscaler want for 37 requests in flight, if there may be up to 8?
 
@@ -52,6 +54,7 @@ def check_replicas(scaling: "Scaling", answer: int | None = None) -> Card:
     return judged(title, answer, "replicas", right, mistakes, working, "Divide, then round up.", facts)
 
 
+@asked_in("09_production")
 def check_cold_share(answer: float | None = None) -> Card:
     """Which share of requests meets a cold start, at 30 requests an hour and an end after 300 s without any?
 
@@ -84,4 +87,4 @@ def check_cold_share(answer: float | None = None) -> Card:
         Mistake(1.0, "Most gaps are shorter than the time to the end: those requests find a replica."),
     ]
     start = "Begin with the mean gap in seconds."
-    return judged(title, answer, "(a share)", right, mistakes, working, start, tolerance=0.01)
+    return judged(title, answer, "", right, mistakes, working, start, tolerance=0.01)

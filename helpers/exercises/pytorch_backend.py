@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from helpers.cards import Card
 from helpers.checkpoint import KV_TITLES
+from helpers.exercises.asked import asked_in
 from helpers.exercises.judging import Mistake, judged
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ _GPU = "a10g"
 _ROUNDED = 0.002  # of a scale: tables show six digits behind the point
 
 
+@asked_in("10_pytorch_backend")
 def check_joined_scale(packagings: "Packagings", scale: float | None = None, factor: float | None = None) -> Card:
     """Which scale has layer 0's joined query, key and value, and how many times coarser does it make the values' steps?
 
@@ -42,7 +44,7 @@ def check_joined_scale(packagings: "Packagings", scale: float | None = None, fac
         Mistake(own, "That is not the largest of the three."),
         Mistake(query + key + value, "Scales do not add up: the matrices lie side by side."),
     ]
-    said = judged(title, scale, "(a scale)", right, mistakes, "It is the largest.", "Take one of three.", {}, _ROUNDED)
+    said = judged(title, scale, "", right, mistakes, "It is the largest.", "Take one of three.", {}, _ROUNDED)
     if not said.note.startswith("Right"):
         return said
     coarser = [
@@ -62,6 +64,7 @@ def check_joined_scale(packagings: "Packagings", scale: float | None = None, fac
     return judged(title, factor, "times", right / value, coarser, working, start, facts, 2 * _ROUNDED)
 
 
+@asked_in("10_pytorch_backend")
 def check_after_int8(weights: str | None = None, cache: str | None = "?") -> Card:
     """What takes the place of INT8 weights and an INT8 KV cache on an A10G, in the PyTorch back end?
 
@@ -77,18 +80,20 @@ def check_after_int8(weights: str | None = None, cache: str | None = "?") -> Car
     offered, caches = toolchain.choices(_GPU), toolchain.kv_choices(_GPU)
     facts = {"your answer": f"weights {weights!r}, KV cache {cache!r}"}
     if weights not in offered.reasons:
-        return Card(title, facts, f"There is no {weights!r}. Choose one of {', '.join(map(repr, offered.reasons))}.")
+        return Card(
+            title, facts, f"Not judged. There is no {weights!r}. Choose one of {', '.join(map(repr, offered.reasons))}."
+        )
     if weights not in offered.offered:
         return Card(title, facts, f"Not right. {offered.reasons[weights]}")
     if weights == "fp16":
         return Card(title, facts, "Not right. It runs, and the weights stay as large as they were. What has 4 bits?")
     if cache not in KV_TITLES:
-        return Card(title, facts, f"There is no KV cache in {cache!r}. Choose 'fp8', 'int8' or None.")
+        return Card(title, facts, f"Not judged. There is no KV cache in {cache!r}. Choose 'fp8', 'int8' or None.")
     if cache not in caches.offered(weights):
         why = next(row.why for row in caches.rows if (row.precision, row.kv) == (weights, cache))
-        return Card(title, facts, f"Not right for the KV cache. {why}")
+        return Card(title, facts, f"Not right. The weights are, and the KV cache is not: {why}")
     if cache is None:
-        note = "The weights are right. The KV cache would take twice the bytes of INT8's: what has 8 bits?"
+        note = "Not yet. The weights are right. The KV cache would take twice the bytes of INT8's: what has 8 bits?"
         return Card(title, facts, note)
     return Card(
         title,

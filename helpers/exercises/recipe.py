@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.cards import Card
 from helpers.errors import WorkshopError
+from helpers.exercises.asked import asked_in
+from helpers.exercises.choosing import names
 from helpers.recipe.diff import SERVER
 from helpers.workspace import DATA
 
@@ -28,15 +30,10 @@ tokens 366 fit into the A10G beside TinyLlama's INT8 weights, of 1,000 + 500 tok
 _SERVED = "bundled-cpu"  # in the third
 
 
-def _names(answer: object) -> list[str]:
-    """The names in an answer: a list of them, or one text with commas; each once."""
-    given = answer.split(",") if isinstance(answer, str) else answer if isinstance(answer, Iterable) else [answer]
-    return list(dict.fromkeys(str(name).strip() for name in given if str(name).strip()))
-
-
 # --- What a change redoes ------------------------------------------------------------
 
 
+@asked_in("07_build_from_config")
 def check_recipe_change(answer: str | Iterable[str] | None = None) -> Card:
     """Which stages does raising max_batch_size from 64 to 128 redo, in the recipe for TinyLlama in FP8 on a 4090?
 
@@ -54,11 +51,11 @@ def check_recipe_change(answer: str | Iterable[str] | None = None) -> Card:
             "changes, or when what it reads is made anew.",
         )
     kinds = {stage.step.kind: name for name, stage in stages.items()}
-    given = [kinds.get(name.lower(), name.lower()) for name in _names(answer)]
+    given = [kinds.get(name.lower(), name.lower()) for name in names(answer)]
     facts = {"your answer": ", ".join(given) or "none"}
     unknown = [name for name in given if name not in stages]
     if unknown:
-        return Card(title, facts, f"There is no stage {unknown[0]!r} here. The stages are {every}.")
+        return Card(title, facts, f"Not judged. There is no stage {unknown[0]!r} here. The stages are {every}.")
     made = {name: stage for name, stage in stages.items() if stage.step.kind != SERVER}
     wrong = [_told(name, stage) for name, stage in made.items() if stage.redone is not (name in given)]
     if wrong:
@@ -68,7 +65,7 @@ def check_recipe_change(answer: str | Iterable[str] | None = None) -> Card:
     restarts = any(stage.redone for stage in stages.values() if stage.step.kind == SERVER)
     server = " The server starts again too, as it reads the new engine." if restarts else ""
     whys = {name: _why(stage) for name, stage in stages.items()}
-    return Card(title, {**facts, **whys}, f"Right: the {again}.{server} Kept: {kept}.")
+    return Card(title, {**facts, **whys}, f"Right. Done again: the {again}.{server} Kept: {kept}.")
 
 
 @cache
@@ -97,6 +94,7 @@ def _why(stage: "Redone") -> str:
 # --- Lengths -------------------------------------------------------------------------
 
 
+@asked_in("07_build_from_config")
 def check_talk_recipe(max_input_len: int | None = None, max_output_len: int | None = None) -> Card:
     """Mend the talk's recipe for 512 requests at once: lengths that TinyLlama can read and the A10G has room for.
 
@@ -121,14 +119,14 @@ def check_talk_recipe(max_input_len: int | None = None, max_output_len: int | No
     if max_input_len is None or max_output_len is None:
         return Card(
             title,
-            note="Not answered yet: give both lengths, such as check_talk_recipe(1500, 1500). A request takes a "
-            "position of the model, and room in the KV cache, for each token of its prompt and of its answer.",
+            note="Not answered yet: give both lengths, such as my_input_len, my_output_len = 1500, 1500. A request "
+            "takes a position of the model, and room in the KV cache, for each token of its prompt and of its answer.",
         )
     facts = {"your answer": f"max_input_len {max_input_len!r}, max_output_len {max_output_len!r}"}
     try:
         mended = talk.changed(max_batch_size=_BATCH, max_input_len=max_input_len, max_output_len=max_output_len)
     except WorkshopError as refused:
-        return Card(title, facts, str(refused))
+        return Card(title, facts, f"Not judged. {refused}")
     return _judged(title, facts, mended)
 
 
@@ -200,6 +198,7 @@ _ACCEPTED = {
 """Why fields that look wrong are not."""
 
 
+@asked_in("07_build_from_config")
 def check_request(fields: str | Iterable[str] | None = None) -> Card:
     """Which fields of a request does the server refuse? Its own checks judge, with the sizes of the bundled recipe.
 
@@ -221,11 +220,11 @@ def check_request(fields: str | Iterable[str] | None = None) -> Card:
             "Not answered yet: give a list of fields, such as ['model', 'user']. The server forbids what it does not "
             "know, what does not go together, and what its engine has no room for.",
         )
-    given = _names(fields)
+    given = names(fields)
     facts = {"your answer": ", ".join(given) or "none"}
     unknown = [name for name in given if name not in REQUEST]
     if unknown:
-        return Card(title, facts, f"The request has no field {unknown[0]!r}. It has {', '.join(REQUEST)}.")
+        return Card(title, facts, f"Not judged. The request has no field {unknown[0]!r}. It has {', '.join(REQUEST)}.")
     refused = _refused()
     extra, missed = [name for name in given if name not in refused], [name for name in refused if name not in given]
     if extra or missed:

@@ -5,6 +5,7 @@ Both follow from a number of parameters and from the makers' figures in ``data/g
 
 from helpers import hardware
 from helpers.cards import Card, bytes_text
+from helpers.exercises.asked import asked_in
 from helpers.exercises.choosing import Option, choose_some
 from helpers.exercises.judging import Mistake, judged
 from helpers.hardware import Datasheet
@@ -15,6 +16,7 @@ _SMALL, _SPARE = 8, 6  # billion parameters in FP16, and GB beside the weights, 
 _GPUS = ("t4", "v100", "a10g", "l4", "h100-mig-2g.20gb")
 
 
+@asked_in("00_start_here")
 def check_weight_gb(answer: float | None = None) -> Card:
     """How many GB do the weights of a model with 70 billion parameters take at 4 bits?
 
@@ -24,7 +26,10 @@ def check_weight_gb(answer: float | None = None) -> Card:
     title = f"{_LARGE} billion parameters at INT4, {_BITS} bits each: how many GB of weights?"
     if answer is None:
         return Card(title, note="Not answered yet: give a number of GB. Eight bits are a byte; 10⁹ bytes are a GB.")
+    right = _LARGE * _BITS / 8
     mistakes = [
+        Mistake(right * _BILLION, "Those are bytes. A GB has 10⁹ of them."),
+        Mistake(right * _BILLION / 2**30, "That counts in GiB, of 2³⁰ bytes. A GB has 10⁹."),
         Mistake(_LARGE * _BITS, "Those are gigabits. Eight bits are one byte, so divide by 8."),
         Mistake(_LARGE * 2, "That is the size at FP16, 16 bits each. INT4 has a quarter of the bits."),
         Mistake(_LARGE, "That is one byte, 8 bits, for each parameter: FP8 or INT8. INT4 has half of that."),
@@ -32,9 +37,10 @@ def check_weight_gb(answer: float | None = None) -> Card:
     ]
     working = f"{_LARGE} × 10⁹ × {_BITS} bits / 8. predicted: scaling factors come on top, a few percent."
     start = f"Multiply {_LARGE} billion by {_BITS} bits, divide by 8, and count the billions."
-    return judged(title, answer, "GB", _LARGE * _BITS / 8, mistakes, working, start, tolerance=0.02)
+    return judged(title, answer, "GB", right, mistakes, working, start, tolerance=0.02)
 
 
+@asked_in("00_start_here")
 def check_gpus_for_8b(answer: object = None) -> Card:
     """Which of five GPUs hold an 8B model in FP16 with 6 GB to spare, and run TensorRT-LLM?
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from helpers import hardware, memory
 from helpers.cards import Card, bytes_text
 from helpers.errors import WorkshopError
+from helpers.exercises.asked import asked_in
 from helpers.exercises.judging import Mistake, Question
 from helpers.hardware import Datasheet
 from helpers.memory import Fit, Shape
@@ -26,6 +27,7 @@ def _shape(model: str) -> Shape:
 # --- What one rank hands to all-reduces ----------------------------------------------
 
 
+@asked_in("06_tensor_parallelism")
 def check_all_reduce_bytes(answer: float | None = None) -> Card:
     """Bytes that one rank hands to all-reduces in a step: Llama 3.1 8B in FP16, 4 GPUs, 16 requests generating.
 
@@ -106,6 +108,7 @@ def _mistakes(shape: Shape) -> list[Mistake]:
 # --- Which GPUs ----------------------------------------------------------------------
 
 
+@asked_in("06_tensor_parallelism")
 def check_gpus_for_70b(gpu: str | None = None, tp_size: int | None = None) -> Card:
     """Pick GPUs: Llama 3.1 70B with FP8 weights and KV cache, 32 requests of 4,096 tokens at once, on the fewest.
 
@@ -120,16 +123,17 @@ def check_gpus_for_70b(gpu: str | None = None, tp_size: int | None = None) -> Ca
     if gpu is None or tp_size is None:
         return Card(
             title,
-            note="Not answered yet: give a GPU of data/gpus.toml and a number, such as check_gpus_for_70b('a10g', 2). "
-            "It must have FP8, together they must hold weights and KV cache, and each needs whole heads.",
+            note="Not answered yet: give a GPU and a number, such as my_gpu, my_ranks = 'a10g', 2. It must have FP8, "
+            "together they must hold weights and KV cache, and each needs whole heads. The GPUs are "
+            f"{', '.join(sheet.key for sheet in hardware.datasheets())}.",
         )
     facts = {"your answer": f"{tp_size} × {gpu}"}
     if isinstance(tp_size, bool) or not isinstance(tp_size, int) or tp_size < 1:
-        return Card(title, facts, f"{tp_size!r} is no number of GPUs. Give a whole number of at least 1.")
+        return Card(title, facts, f"Not judged. {tp_size!r} is no number of GPUs. Give a whole number of at least 1.")
     try:
         sheet = hardware.by_key(str(gpu))
     except WorkshopError as unknown:
-        return Card(title, facts, str(unknown))
+        return Card(title, facts, f"Not judged. {unknown}")
     judged = _judge(sheet, tp_size)
     facts = {"your answer": f"{tp_size} × {sheet.name}", **judged.facts}
     if judged.wrong:

@@ -256,6 +256,7 @@ class ReadSpeed(Shown):
         bandwidth: bytes a second.
         label: where it comes from: empty if measured in this run, else ``datasheet`` or ``predicted``.
         note: why another device or none was measured; empty otherwise.
+        memory: bytes a second of the device's memory, measured right after it as in notebook 01; 0 if it was not.
     """
 
     device: str
@@ -263,6 +264,12 @@ class ReadSpeed(Shown):
     bandwidth: float
     label: str = ""
     note: str = ""
+    memory: float = 0.0
+
+    @property
+    def spoiled(self) -> bool:
+        """True if it is below what memory gave right after it, which no reading is unless other work slows it."""
+        return self.bandwidth < 0.8 * self.memory
 
     @property
     def sentence(self) -> str:
@@ -287,7 +294,8 @@ def _read_on(
     if isinstance(found, str):
         return found
     try:
-        return ReadSpeed(str(found["device"]), int(found["bytes"]), float(found["read"]))
+        speed, memory = float(found["read"]), float(found["memory"])
+        return ReadSpeed(str(found["device"]), int(found["bytes"]), speed, memory=memory)
     except (ValueError, LookupError, TypeError):
         return "its answer was not a measurement"
 

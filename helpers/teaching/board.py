@@ -4,6 +4,7 @@ All of it is read from the workspace, the journal and the artifacts, so it is ri
 """
 
 import html
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from helpers.cards import Shown, Table, seconds_text
 from helpers.teaching import journal
 from helpers.teaching.catch_up import PRESENT, Missing, Need, look_at, needed
 from helpers.teaching.journal import Entry
-from helpers.teaching.notebooks import Cell, Notebook, notebooks
+from helpers.teaching.notebooks import Cell, Notebook, heading_above, notebooks, shortened
 
 DONE, BEGUN, STOPPED, AHEAD = "done", "begun", "stopped at an error", "not begun"
 _SIGNS = {DONE: "✓", BEGUN: "◐", STOPPED: "✗", AHEAD: "○"}
+_WIDE, _LONGEST_HEADING = 110, 27
+_FOLD = "Minutes, and what is in the workspace"
 
 
 @dataclass(frozen=True)
@@ -55,28 +58,28 @@ class Progress:
 
     def row(self) -> list[str]:
         """Its line of the board."""
-        here = sum(need.state == PRESENT for need in self.made)
-        kept = "–"
-        if self.made:
-            kept = f"all {here}" if here == len(self.made) else f"{here}, {len(self.made) - here} missing"
-        used = seconds_text(self.seconds) if self.seconds else "–"
+        begun = self.state in (BEGUN, STOPPED) and self.going_on is not None
+        heading = heading_above(self.notebook, self.going_on) if begun and self.going_on else "–"
         return [
             self.notebook.number,
             self.notebook.title,
             f"{_SIGNS[self.state]} {self.state}",
             f"{len(self.ran)} of {len(self.code)}",
-            f"{self.notebook.minutes} min",
-            used,
-            kept,
-            self.place if self.state in (BEGUN, STOPPED) else "–",
-            self._would_make(),
+            shortened(heading, _LONGEST_HEADING),
         ]
+
+    def workspace_row(self) -> list[str]:
+        """Its line of the second table: minutes, what it makes itself, and what it needs of earlier notebooks."""
+        here = sum(need.state == PRESENT for need in self.made)
+        ran = seconds_text(self.seconds) if self.seconds else "–"
+        makes = f"{here} of {len(self.made)} here" if self.made else "–"
+        return [self.notebook.number, f"{self.notebook.minutes} min", ran, makes, self._would_make()]
 
     def _would_make(self) -> str:
         if not self.needs.needs:
             return "–"
         count = len(self.needs.todo)
-        return f"{count} of {len(self.needs.needs)}, {self.needs.total}" if count else "nothing: all is here"
+        return f"{count} of {len(self.needs.needs)} missing, {self.needs.total}" if count else "all here"
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,29 +130,26 @@ class Board(Shown):
         return lines
 
     def _table(self) -> Table:
-        columns = [
-            "no.",
-            "notebook",
-            "state",
-            "cells run",
-            "planned",
-            "used",
-            "made here",
-            "go on at",
-            "catch_up would make",
-        ]
+        columns = ["no.", "notebook", "state", "cells run", "go on at"]
         caption = f"Progress in this workspace, {time.strftime('%Y-%m-%d %H:%M')}"
         return Table(columns, [row.row() for row in self.rows], caption)
 
+    def _workspace(self) -> Table:
+        columns = ["no.", "planned", "cells ran for", "what it makes", "what it needs of earlier ones"]
+        note = "What is missing of what it needs is what catch_up would make."
+        return Table(columns, [row.workspace_row() for row in self.rows], note=note)
+
     def __str__(self) -> str:
-        return "\n".join([str(self._table()), *self._sentences()])
+        lines = [textwrap.fill(line, _WIDE) for line in self._sentences()]
+        return "\n".join([str(self._table()), *lines, "", _FOLD, str(self._workspace())])
 
     def _repr_html_(self) -> str:
         below = "".join(f"<p style='margin:0.3em 0'>{html.escape(line)}</p>" for line in self._sentences())
         row = self.current
         file = f"{row.notebook.name}.ipynb" if row else ""
         link = f"<p style='margin:0.3em 0'><a href='{file}'>Open {file}</a></p>" if row else ""
-        return self._table()._repr_html_() + below + link
+        fold = f"<details><summary>{_FOLD}</summary>{self._workspace()._repr_html_()}</details>"
+        return self._table()._repr_html_() + below + link + fold
 
 
 def board() -> Board:
@@ -175,8 +175,9 @@ def _progress(notebook: Notebook, looked: Sequence[Need], among: Sequence[Notebo
 def state_of(notebook: Notebook, ran: Mapping[str, Entry]) -> tuple[str, Cell | None]:
     """A notebook's state, and the cell to go on with.
 
-    It is done once its last cell has run, whatever was left out. One goes on after the furthest cell that was run; a
-    cell whose latest run failed, with none after it that went well, is run again.
+    It is done once its last cell has run, whatever was left out. One goes on at the first cell that was not run; not at
+    an exercise, whose cell is no longer the notebook's once it was answered. A cell whose latest run failed, with none
+    after it that went well, is run again.
     """
     code = _code(notebook)
     reached = [index for index, cell in enumerate(code) if cell.id in ran]
@@ -185,17 +186,10 @@ def state_of(notebook: Notebook, ran: Mapping[str, Entry]) -> tuple[str, Cell | 
     last = reached[-1]
     if not ran[code[last].id].ok:
         return STOPPED, code[last]
-    return (BEGUN, code[last + 1]) if last + 1 < len(code) else (DONE, None)
-
-
-def heading_above(notebook: Notebook, cell: Cell) -> str:
-    """The last heading above a cell."""
-    heading = notebook.title
-    for each in notebook.cells:
-        if each.id == cell.id:
-            break
-        heading = each.heading or heading
-    return heading
+    if last + 1 == len(code):
+        return DONE, None
+    left = (cell for cell in code if cell.id not in ran and "exercise" not in cell.tags)
+    return BEGUN, next(left, code[last + 1])
 
 
 def _code(notebook: Notebook) -> list[Cell]:

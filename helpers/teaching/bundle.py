@@ -109,12 +109,13 @@ def read(place: Path) -> Contents:
     return found
 
 
-def offers(target: Path, given: str | Path | None = None) -> Path | None:
+def offers(target: Path, given: str | Path | None = None, digests: bool = True) -> Path | None:
     """The folder in the bundle that holds a workspace's artifact, every file checked; None if there is none.
 
     Args:
         target: where the artifact would be in the workspace.
         given: the bundle's folder; None for ``WORKSHOP_BUNDLE``.
+        digests: False to compare sizes only, which is enough for who only looks: gigabytes are not read for it.
 
     Raises:
         WorkshopError: a file of it is damaged or missing, or there is no such bundle.
@@ -126,7 +127,7 @@ def offers(target: Path, given: str | Path | None = None) -> Path | None:
     files = {name: about for name, about in read(place).files.items() if name.startswith(within)}
     if within + workspace.MANIFEST not in files:
         return None
-    bad = _damaged(place, files)
+    bad = _damaged(place, files) if digests else _of_other_size(place, files)
     if bad:
         raise WorkshopError(
             f"The bundle's {bad[0]} is damaged or missing. Pack the bundle again, or go on without it: unset "
@@ -170,6 +171,18 @@ def _damaged(place: Path, files: Mapping[str, list[Any]], tell: Callable[[int], 
         if not whole:
             bad.append(name)
         tell(size)
+    return bad
+
+
+def _of_other_size(place: Path, files: Mapping[str, list[Any]]) -> list[str]:
+    bad = []
+    for name, (size, _) in files.items():
+        try:
+            whole = (place / name).stat().st_size == size
+        except OSError:
+            whole = False
+        if not whole:
+            bad.append(name)
     return bad
 
 

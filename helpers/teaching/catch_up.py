@@ -7,6 +7,7 @@ with the stages' usual progress. To stop it costs nothing but the stage under wa
 
 import contextlib
 import io
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,18 @@ class Missing(ShownAsTable):
         columns = ["notebook", "what", "size", "state", "expected", "evidence of that time"]
         return Table(columns, rows, f"What notebook {self.notebook.number} needs", self.sentence)
 
+    def __str__(self) -> str:
+        """What is to get as a table, what is here in a line each: a terminal is narrow."""
+        lines = [f"What notebook {self.notebook.number} needs"]
+        lines += [f"  {_SIGNS[PRESENT]} {need.notebook}  {need.what}" for need in self.needs if need.state == PRESENT]
+        if self.todo:
+            columns = ["notebook", "what", "size", "state", "expected"]
+            lines += [str(Table(columns, [_row(need)[:-1] for need in self.todo]))]
+            evidence = dict.fromkeys(need.time.evidence for need in self.todo if need.time)
+            lines += ["Evidence of these times: " + "; ".join(evidence) + "."]
+        lines = [textwrap.fill(line, 110) if line.startswith("Evidence") else line for line in lines]
+        return "\n".join([*lines, textwrap.fill(self.sentence, 110)])
+
 
 def _row(need: Need) -> list[str]:
     size = "–" if need.bytes is None else bytes_text(need.bytes)
@@ -110,7 +123,7 @@ def _row(need: Need) -> list[str]:
     return [need.notebook, need.what, size, f"{_SIGNS[need.state]} {need.state}", took, evidence]
 
 
-def needed(name: str, among: Sequence[Notebook] = ()) -> list[Notebook]:
+def needed(name: str | int, among: Sequence[Notebook] = ()) -> list[Notebook]:
     """The notebooks that a notebook builds on, directly or through others, in order.
 
     Args:
@@ -121,7 +134,7 @@ def needed(name: str, among: Sequence[Notebook] = ()) -> list[Notebook]:
         WorkshopError: there is no such notebook.
     """
     by_name = {notebook.name: notebook for notebook in among or notebooks()}
-    found, open_ends = set[str](), [by_name.get(name) or named(name)]
+    found, open_ends = set[str](), [by_name.get(str(name)) or named(name)]
     while open_ends:
         for other in open_ends.pop().needs:
             if other in by_name and other not in found:
@@ -130,7 +143,7 @@ def needed(name: str, among: Sequence[Notebook] = ()) -> list[Notebook]:
     return [by_name[other] for other in sorted(found)]
 
 
-def missing(name: str, bundle: str | Path | None = None) -> Missing:
+def missing(name: str | int, bundle: str | Path | None = None) -> Missing:
     """What a notebook needs of earlier ones, what of it is here, and how long the rest will take; makes nothing.
 
     Args:
@@ -141,10 +154,10 @@ def missing(name: str, bundle: str | Path | None = None) -> Missing:
         WorkshopError: there is no such notebook, or no such folder.
     """
     notebook, numbers = named(name), [one.number for one in needed(name)]
-    return Missing(notebook, tuple(need for need, _ in _look(numbers, _offers(bundle))), expected.busy_text())
+    return Missing(notebook, tuple(need for need, _ in _look(numbers, _offers(bundle, False))), expected.busy_text())
 
 
-def catch_up(name: str, bundle: str | Path | None = None) -> Card:
+def catch_up(name: str | int, bundle: str | Path | None = None) -> Card:
     """Make, restore or download what a notebook needs: shows what that is and how long it will take, then does it.
 
     Args:
@@ -159,7 +172,7 @@ def catch_up(name: str, bundle: str | Path | None = None) -> Card:
     """
     notebook, numbers = named(name), [one.number for one in needed(name)]
     offers = _offers(bundle)
-    looked = list(_look(numbers, offers))
+    looked = list(_look(numbers, _offers(bundle, digests=False)))
     plan = Missing(notebook, tuple(need for need, _ in looked), expected.busy_text())
     if not plan.todo:
         return Card(f"Ready for notebook {notebook.number}: {notebook.title}", note=plan.sentence)
@@ -180,7 +193,7 @@ def look_at(numbers: list[str]) -> list[Need]:
     A bundle that is not there offers nothing: who only looks need not be told.
     """
     try:
-        offers = _offers(None)
+        offers = _offers(None, digests=False)
     except WorkshopError:
         offers = _offers_nothing
     return [need for need, _ in _look(numbers, offers, once=False)]
@@ -276,11 +289,12 @@ def _need(step: "Step", seen: stage.Seen, clock: "expected.Clock") -> Need:
 # --- The bundle ------------------------------------------------------------------------------
 
 
-def _offers(folder: str | Path | None) -> stage.Offers:
+def _offers(folder: str | Path | None, digests: bool = True) -> stage.Offers:
     """What tells where in a bundle an intact copy of a target lies; nothing is offered where there is no bundle.
 
     Args:
         folder: the bundle; None for the one that ``WORKSHOP_BUNDLE`` names, if it does.
+        digests: False to compare sizes only.
 
     Raises:
         WorkshopError: there is no such folder, or it holds no bundle.
@@ -288,7 +302,7 @@ def _offers(folder: str | Path | None) -> stage.Offers:
     from helpers.teaching import bundle
 
     place = bundle.folder(folder)
-    return partial(bundle.offers, given=place) if place else _offers_nothing
+    return partial(bundle.offers, given=place, digests=digests) if place else _offers_nothing
 
 
 def _note_restored(plan: Missing) -> None:

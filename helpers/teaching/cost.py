@@ -34,7 +34,8 @@ class Used:
 
     Attributes:
         began: of the first cell since the last long pause, seconds since the epoch; None if none was run.
-        at_work: notebook to seconds, from its first cell to its last, long pauses left out.
+        at_work: notebook to seconds, each cell counted from the end of the cell before it, in whichever notebook; long
+            pauses left out. So no second counts twice.
         remaining: minutes planned for the notebooks of which nothing was run.
     """
 
@@ -76,7 +77,7 @@ class Cost(ShownAsCard):
             "so far": f"{self.of(self.seconds):.2f} for {seconds_text(self.seconds)} {self.since}",
         }
         for name, seconds in self.used.at_work.items():
-            facts[f"  {name}"] = f"{self.of(seconds):.2f} for {seconds_text(seconds)}, measured: from the journal"
+            facts[f"  {name}"] = f"{self.of(seconds):.2f} for {seconds_text(seconds)}, measured: journal, all sittings"
         rest = self.used.remaining * 60
         facts["still to come"] = (
             f"predicted: {self.of(rest):.2f} for the {self.used.remaining:g} minutes planned for what was not begun"
@@ -157,16 +158,22 @@ def _pod_began() -> tuple[float | None, str]:
 
 def _used() -> Used:
     """The notebooks' times in the journal."""
-    at_work, spans, remaining = {}, [], 0.0
+    at_work: dict[str, float] = {}
+    spans: list[tuple[float, float, str]] = []
+    remaining = 0.0
     for notebook in notebooks():
         entries = journal.entries(notebook.name)
         if not entries:
             remaining += notebook.minutes
             continue
-        ran = sorted((entry.began, entry.began + entry.seconds) for entry in entries)
-        at_work[notebook.name] = sum(end - start for start, end in _sittings(ran))
-        spans += ran
-    sittings = _sittings(sorted(spans))
+        at_work[notebook.name] = 0.0
+        spans += [(entry.began, entry.began + entry.seconds, notebook.name) for entry in entries]
+    until = 0.0
+    for start, end, name in sorted(spans):
+        since = until if start - until < _PAUSE_SECONDS else start
+        at_work[name] += max(0.0, end - since)
+        until = max(until, end)
+    sittings = _sittings(sorted((start, end) for start, end, _ in spans))
     return Used(sittings[-1][0] if sittings else None, at_work, remaining)
 
 

@@ -38,6 +38,11 @@ def steps(numbers: Iterable[str]) -> list[Step]:
     return [step for number in numbers for step in _OF.get(number, lambda: iter(()))()]
 
 
+def makes_anything(number: str) -> bool:
+    """True for a notebook that leaves things in the workspace which are not made again."""
+    return number in _OF
+
+
 def install_step() -> Step | None:
     """The installation of the toolchain, where that is still to be done (notebook 02); None where it is in place."""
     from helpers import releases

@@ -90,16 +90,44 @@ def notebooks() -> list[Notebook]:
     return [_read(file) for file in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
 
 
-def named(name: str) -> Notebook:
-    """The notebook with this name or number.
+def named(name: str | int) -> Notebook:
+    """The notebook with this name or number, such as ``03_fp16_build``, ``"03"`` or 3.
 
     Raises:
         WorkshopError: there is none.
     """
+    wanted = with_two_digits(str(name))
     for notebook in notebooks():
-        if name in (notebook.name, notebook.number):
+        if wanted in (notebook.name, notebook.number):
             return notebook
     raise WorkshopError(f"There is no notebook {name!r}. There are {', '.join(n.number for n in notebooks())}.")
+
+
+def with_two_digits(name: str) -> str:
+    """A notebook's number as its file's name begins, such as ``03`` for ``3``; anything else as it is."""
+    return name.zfill(2) if name.isascii() and name.isdigit() else name
+
+
+def telling_line(source: str) -> str:
+    """The line of a code cell that tells best what it does: its last one that calls something."""
+    lines = [line.strip() for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    calling = [line for line in lines if "(" in line]
+    return (calling or lines or ["only comments"])[-1]
+
+
+def heading_above(notebook: Notebook, cell: Cell) -> str:
+    """The last heading above a cell."""
+    heading = notebook.title
+    for each in notebook.cells:
+        if each.id == cell.id:
+            break
+        heading = each.heading or heading
+    return heading
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters."""
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
 def _read(file: Path) -> Notebook:

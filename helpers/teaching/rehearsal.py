@@ -13,7 +13,7 @@ import textwrap
 import time
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -22,9 +22,17 @@ from typing import TYPE_CHECKING
 from helpers import workspace
 from helpers.cards import Shown, Table, bytes_text, counted, seconds_text
 from helpers.errors import WorkshopError
-from helpers.teaching import bundle, journal
+from helpers.teaching import bundle, journal, makes
 from helpers.teaching.cost import STOP, VARIABLE, as_price, cost
-from helpers.teaching.notebooks import Cell, Notebook, notebooks
+from helpers.teaching.notebooks import (
+    Cell,
+    Notebook,
+    heading_above,
+    notebooks,
+    shortened,
+    telling_line,
+    with_two_digits,
+)
 from helpers.workspace import DATA
 
 if TYPE_CHECKING:
@@ -40,6 +48,8 @@ NONE = "no evidence"
 _CPU = "openvino"
 _SLOWEST = 3
 _LEAST_SHOWN = 5.0
+_WIDE = 110
+_LONG_EVIDENCE = 45
 
 
 @dataclass(frozen=True)
@@ -73,13 +83,17 @@ class Row:
 
 @dataclass(frozen=True)
 class _Taken:
-    """What a notebook took: its cells together, and each, slowest first; ``share`` of its code cells is known."""
+    """What a notebook took: its cells together, and each, slowest first; ``share`` of its code cells is known.
+
+    ``label`` tells where that comes from, ``known`` of how many cells, if not of all.
+    """
 
     notebook: Notebook
     seconds: float
     cells: tuple[tuple[Cell, float], ...]
     share: float
     label: str
+    known: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,7 +127,7 @@ class Rehearsal(Shown):
         )
 
     def __str__(self) -> str:
-        return "\n\n".join([self.title, *map(str, self.parts)])
+        return "\n\n".join([self.title, *map(_in_a_terminal, self.parts)])
 
     def _repr_html_(self) -> str:
         return f"<h3>{html.escape(self.title)}</h3>" + "".join(part._repr_html_() for part in self.parts)
@@ -159,7 +173,7 @@ class Rehearsal(Shown):
         state = "✗ to download"
         if workspace.find(target):
             state = "✓ in this workspace"
-        elif os.environ.get(bundle.VARIABLE) and bundle.offers(target):
+        elif os.environ.get(bundle.VARIABLE) and bundle.offers(target, digests=False):
             state = "✓ in the bundle"
         return [name, bytes_text(row["weights_bytes"]), state, "published: data/models.toml, weights at its revision"]
 
@@ -213,7 +227,8 @@ class Rehearsal(Shown):
             taken = self._taken.get(notebook.name)
             known += taken.seconds if taken else 0
             shown = seconds_text(taken.seconds) if taken else "–"
-            rows.append([_called(notebook), notebook.minutes, shown, taken.label if taken else NONE])
+            of = taken.known if taken else ""
+            rows.append([_called(notebook), notebook.minutes, shown, of, taken.label if taken else NONE])
         lacking = sum(row[-1] == NONE for row in rows)
         planned = sum(notebook.minutes for notebook in self.chosen)
         note = (
@@ -224,12 +239,13 @@ class Rehearsal(Shown):
         note += f"; of {counted(lacking, 'notebook')} nothing is known." if known and lacking else "."
         if lacking and self.sheet:
             note += f" Run them once on {self.sheet.name}: the journal remembers, and this table fills."
-        return Table(["notebook", "planned minutes", "cells took", "evidence"], rows, "Times", note, ("notebook",))
+        columns = ["notebook", "planned minutes", "cells took", "of cells", "evidence"]
+        return _with_legend(Table(columns, rows, "Times", note, ("notebook",)))
 
     def slowest(self) -> Table:
         """The cells that make a room wait."""
         rows = [
-            [_called(notebook), cell.id, seconds_text(seconds), _words(cell), label]
+            [notebook.number, _name(notebook, cell), seconds_text(seconds), label]
             for notebook, cell, seconds, label in self._cells(_LEAST_SHOWN, _SLOWEST)
         ]
         least = seconds_text(_LEAST_SHOWN)
@@ -240,9 +256,8 @@ class Rehearsal(Shown):
                 if self._taken
                 else "No cell's time is known: " + NONE + "."
             )
-        return Table(
-            ["notebook", "cell", "took", "what it does", "evidence"], rows, "Slowest cells", note, ("notebook",)
-        )
+        columns = ["notebook", "cell: its section, and its last call", "took", "evidence"]
+        return _with_legend(Table(columns, rows, "Slowest cells", note), 0)
 
     def _cells(self, least: float, most: int | None = None) -> list[tuple[Notebook, Cell, float, str]]:
         return [
@@ -256,16 +271,17 @@ class Rehearsal(Shown):
         """What to make before the room comes, and the command that does it."""
         rows = []
         for taken in self._taken.values():
-            slow = [seconds for _, seconds in taken.cells if seconds >= SLOW_SECONDS]
-            if slow:
+            stages = [seconds for cell, seconds in taken.cells if "stage" in cell.tags]
+            slow = [seconds for seconds in stages if seconds >= SLOW_SECONDS]
+            if slow and makes.makes_anything(taken.notebook.number):
                 command = f'make workshop ONLY="{taken.notebook.number}"'
                 rows.append([_called(taken.notebook), counted(len(slow), "cell"), seconds_text(sum(slow)), command])
         limit = seconds_text(SLOW_SECONDS)
         note = (
-            f"Cells of {limit} or more. A stage that was made is not made again, so these wait no longer; cells that "
-            "measure do it anew. Only what a later notebook needs: python -m helpers catch-up NN."
+            f"Stages of {limit} or more. A stage that was made is not made again, so these wait no longer; cells that "
+            "measure do it anew, and are not here. Only what a later notebook needs: python -m helpers catch-up NN."
             if rows
-            else f"No cell is known to take {limit} or more. Whatever a notebook needs: python -m helpers catch-up NN."
+            else f"No stage is known to take {limit} or more. Whatever a notebook needs: python -m helpers catch-up NN."
         )
         return Table(["notebook", "slow", "together", "beforehand"], rows, "Make beforehand", note, ("beforehand",))
 
@@ -298,8 +314,6 @@ class Rehearsal(Shown):
 
     def checks(self) -> Table:
         """The checks of this machine."""
-        from dataclasses import replace
-
         from helpers import hardware
 
         made = hardware.checks(self.machine)
@@ -341,7 +355,7 @@ def rehearse(
 
 def _chosen(only: Sequence[str] | None) -> tuple[Notebook, ...]:
     every = notebooks()
-    wanted = list(only) if only else [notebook.name for notebook in every]
+    wanted = [with_two_digits(word) for word in only] if only else [notebook.name for notebook in every]
     unknown = [word for word in wanted if not any(word in (n.name, n.number) for n in every)]
     if unknown:
         raise WorkshopError(
@@ -364,14 +378,19 @@ def recorded() -> list[CellTimes]:
 
 
 def here(counts: Callable[[str], bool] = lambda _: True) -> CellTimes:
-    """What the journal of this workspace knows, of the toolchains that count."""
+    """What the journal of this workspace knows, of the toolchains that count: the slowest run of each cell.
+
+    The latest would be of a stage that was made by then, and a room has to make it.
+    """
     seconds: dict[str, dict[str, float]] = {}
     for notebook in notebooks():
-        latest = journal.last_run(notebook.name)
-        kept = {cell: entry.seconds for cell, entry in latest.items() if entry.ok and counts(entry.toolchain)}
+        kept: dict[str, float] = {}
+        for entry in journal.entries(notebook.name):
+            if entry.ok and counts(entry.toolchain):
+                kept[entry.cell] = max(entry.seconds, kept.get(entry.cell, 0.0))
         if kept:
             seconds[notebook.name] = kept
-    return CellTimes("this machine", "", "", seconds, "measured: last time on this machine")
+    return CellTimes("this machine", "", "", seconds, "measured: slowest run on this machine")
 
 
 def record(file: Path, about: str) -> CellTimes:
@@ -425,8 +444,8 @@ def _taken(notebook: Notebook, source: CellTimes) -> _Taken:
     seconds = source.seconds[notebook.name]
     code = [cell for cell in notebook.cells if cell.kind == "code"]
     cells = sorted(((c, seconds[c.id]) for c in code if c.id in seconds), key=lambda pair: -pair[1])
-    label = source.label + ("" if len(cells) == len(code) else f" ({len(cells)} of {len(code)} cells)")
-    return _Taken(notebook, sum(s for _, s in cells), tuple(cells), len(cells) / max(len(code), 1), label)
+    known = "all" if len(cells) == len(code) else f"{len(cells)} of {len(code)}"
+    return _Taken(notebook, sum(s for _, s in cells), tuple(cells), len(cells) / max(len(code), 1), source.label, known)
 
 
 def _called(notebook: Notebook) -> str:
@@ -434,12 +453,38 @@ def _called(notebook: Notebook) -> str:
     return f"{notebook.title} ({notebook.number})"
 
 
-def _words(cell: Cell) -> str:
-    lines = [
-        line for line in cell.source.splitlines() if line.strip() and not line.startswith(("from ", "import ", "#"))
-    ]
-    line = (lines or cell.source.splitlines() or [""])[0]
-    return line if len(line) <= 60 else line[:57] + "..."
+def _name(notebook: Notebook, cell: Cell) -> str:
+    """One cell as a person finds it: the heading above it, and the line that tells what it does."""
+    return f"{shortened(heading_above(notebook, cell), 28)}: {shortened(telling_line(cell.source), 44)}"
+
+
+def _with_legend(table: Table, most: int = _LONG_EVIDENCE) -> Table:
+    """The table with evidence of more than so many characters, its last column, told once below it."""
+    numbers: dict[str, str] = {}
+    rows = []
+    for row in table.rows:
+        evidence = str(row[-1])
+        if len(evidence) > most:
+            evidence = numbers.setdefault(evidence, f"[{len(numbers) + 1}]")
+        rows.append([*row[:-1], evidence])
+    legend = " ".join(f"{number} {evidence}." for evidence, number in numbers.items())
+    return replace(table, rows=rows, note=f"{table.note} {legend}".strip())
+
+
+def _in_a_terminal(part: "Table | Playbook") -> str:
+    """A part whose lines fit a terminal: the last column and the note are wrapped."""
+    if not isinstance(part, Table):
+        return str(part)
+    whole = str(replace(part, note="")).splitlines()
+    lines = []
+    for line, row in zip(whole[-len(part.rows) :] if part.rows else [], part.rows, strict=True):
+        before = len(line) - len(str(row[-1])) if line.endswith(str(row[-1])) else 0
+        wraps = len(line) > _WIDE > before + 20
+        lines += textwrap.wrap(line, _WIDE, subsequent_indent=" " * before) if wraps else [line]
+    head = whole[: len(whole) - len(part.rows)]
+    ruled = [line[:_WIDE] if set(line) <= {"-", " "} else line for line in head]
+    note = [textwrap.fill(part.note, _WIDE)] if part.note else []
+    return "\n".join([*ruled, *lines, *note])
 
 
 def _packages_row() -> list[str]:
@@ -593,7 +638,7 @@ tr {{ break-inside: avoid }}
 <p>{title}. {times}</p>
 <table>
 {rows}</table>
-<p><small>#N is https://github.com/NVIDIA/TensorRT-LLM/issues/N</small></p>
+<p><small>OWNER/NAME#N is https://github.com/OWNER/NAME/issues/N</small></p>
 </main>
 </body>
 </html>

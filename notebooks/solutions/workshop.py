@@ -23,7 +23,9 @@ def start(name):
     _lessons().require_kernel()
     from helpers import teaching, workspace
     from helpers.cards import Card
+    from helpers.exercises import asked
 
+    asked.hide_solutions()
     lesson = teaching.named(name)
     count = sum("exercise" in cell.tags for cell in lesson.cells)
     facts = {

@@ -36,6 +36,7 @@ class Distance(Finding):
         counted: how the weights were counted, in words.
         ranks: that each read so many bytes, at the same time.
         client_bound: True if the client did not keep up, so that the measured rate is a lower bound.
+        spoiled: True if other work slowed the reading, so that it bounds nothing.
     """
 
     weight_bytes: float
@@ -48,6 +49,7 @@ class Distance(Finding):
     counted: str = "counted"
     ranks: int = 1
     client_bound: bool = False
+    spoiled: bool = False
 
     @property
     def bytes_per_token(self) -> float:
@@ -73,6 +75,12 @@ class Distance(Finding):
     def sentence(self) -> str:
         """How near it comes, and where the rest of the time goes as far as that can be said."""
         each = f" on each of {self.ranks} GPUs" if self.ranks > 1 else ""
+        if self.spoiled:
+            return (
+                f"{self.title + ': m' if self.title else 'M'}easured {rate_text(self.measured)} tokens/s at "
+                "concurrency 1. What share of the bound that is cannot be told: the bandwidth was not measured well, "
+                "since this machine is busy. Run this cell again when it is idle."
+            )
         text = (
             f"{self.title + ': m' if self.title else 'M'}easured {rate_text(self.measured)} tokens/s at concurrency 1, "
             f"{self.fraction:.0%} of the {rate_text(self.predicted)} that reading allows (predicted: "
@@ -83,7 +91,7 @@ class Distance(Finding):
         if self.fraction > 1.02:
             return (
                 f"{text} More than the bound: likely, not measured here, a token reads fewer bytes than counted, or "
-                "from a nearer cache than the bandwidth was measured in."
+                "from a nearer cache than the bandwidth was measured in, or other work slowed that measurement."
             )
         reading = time_text(1 / self.predicted)
         rest = time_text(self.tpot - 1 / self.predicted)
@@ -97,13 +105,14 @@ class Distance(Finding):
     def table(self) -> "Table":
         """The figures, one a row."""
         each = f", each of {self.ranks} GPUs" if self.ranks > 1 else ""
+        source = self.source + (" (not measured well: the machine is busy)" if self.spoiled else "")
         rows = [
             (f"weights read for a token{each}", bytes_text(self.weight_bytes), self.counted),
             (f"keys and values read for a token{each}", bytes_text(self.kv_bytes), "predicted: at the mean context"),
-            (f"bandwidth {self.where}", f"{self.bandwidth / GB:.3g} GB/s", self.source),
-            ("tokens/s at best", rate_text(self.predicted), "predicted: bandwidth over bytes"),
+            (f"bandwidth {self.where}", f"{self.bandwidth / GB:.3g} GB/s", source),
+            ("tokens/s at best", "–" if self.spoiled else rate_text(self.predicted), "predicted: bandwidth over bytes"),
             ("tokens/s", rate_text(self.measured), "measured: 1 over the median time per output token"),
-            ("measured of predicted", f"{self.fraction:.0%}", ""),
+            ("measured of predicted", "–" if self.spoiled else f"{self.fraction:.0%}", ""),
         ]
         return with_note(("concurrency 1", "value", "from"), rows, "Distance to the roofline", self.sentence)
 
@@ -173,7 +182,8 @@ def distance(
     elif cache is not None and weights / ranks + kv_bytes <= cache:
         where = "in cache"
     bound = bool(one.client_bound)
-    return Distance(weights / ranks, kv_bytes, speed, one.tpot, said, one.title, where, counted, ranks, bound)
+    spoiled = not isinstance(bandwidth, int | float) and bandwidth.spoiled
+    return Distance(weights / ranks, kv_bytes, speed, one.tpot, said, one.title, where, counted, ranks, bound, spoiled)
 
 
 def bandwidth_at(working_set: float, machine: "Machine | None" = None) -> "ReadSpeed":

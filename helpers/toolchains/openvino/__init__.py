@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from helpers import checkpoint, memory, plots, stage, workspace
+from helpers import checkpoint, looks, memory, plots, progress, stage, workspace
 from helpers.cards import Card, Picture, Table
 from helpers.errors import WorkshopError
 from helpers.hardware import cpu_identity
@@ -398,8 +398,11 @@ def operations(engine: Engine) -> Table:
 
 
 def install() -> Table:
-    """Nothing to do: ``make setup`` has installed this toolchain with the notebooks' own environment."""
-    return verify()
+    """Say that nothing is to be installed: ``make setup`` brought this toolchain; then one line a check, as a table."""
+    found = verify()
+    note = "`make setup` brought this toolchain with the notebooks' own environment, so this cell only checked it."
+    progress.Live().finish(Card("Nothing to install here", {title: found.note}, note, kind=looks.TOLD))
+    return found
 
 
 def verify() -> Table:
