@@ -68,7 +68,7 @@ def check_cold_share(answer: float | None = None) -> Card:
     if answer is None:
         return Card(
             title,
-            note="Not answered yet. A request waits if nothing came in the 300 s before it. Such gaps are distributed "
+            note="Not answered yet: a request waits if nothing came in the 300 s before it. Such gaps are distributed "
             "exponentially: one is longer than t with probability exp(-t / mean gap). (import math; math.exp(...))",
         )
     mean = 3600 / _PER_HOUR
