@@ -48,6 +48,7 @@ _CELLS = """() => {
   const context = panel.sessionContext;
   return {
     kernel: (context.session && context.session.kernel && context.session.kernel.status) || "none",
+    connection: (context.session && context.session.kernel && context.session.kernel.connectionStatus) || "none",
     cells: panel.content.widgets.map((cell, index) => ({
       ...cell.model.sharedModel.toJSON(),
       index,
@@ -268,9 +269,48 @@ class Tab:
     # --- What a person does ---
 
     def run_all(self) -> None:
-        """Press "Restart the kernel and run all cells" and confirm; does not wait."""
-        self.page.locator("[data-jp-item-name='restart-and-run'] jp-button").click()
-        self.page.locator(".jp-Dialog button.jp-mod-accept").click()
+        """Press "Restart the kernel and run all cells" and confirm; does not wait for their end.
+
+        JupyterLab may lose what it sends while it connects to a kernel that was just restarted: the cells then wait
+        for ever beside an idle kernel. A person presses again, and so does this.
+
+        Raises:
+            LabError: the kernel did nothing after three times.
+        """
+        for _ in range(3):
+            self._until_steady()
+            self.page.locator("[data-jp-item-name='restart-and-run'] jp-button").click()
+            self.page.locator(".jp-Dialog button.jp-mod-accept").click()
+            if self._is_at_it():
+                return
+        raise LabError(f"{self.name} did not begin: {self.told()}")
+
+    def _until_steady(self) -> None:
+        """Wait until the kernel has been connected and idle for two seconds."""
+        since: list[float] = []
+
+        def steady() -> bool:
+            seen = self.page.evaluate(_CELLS)
+            if (seen["kernel"], seen["connection"]) != ("idle", "connected"):
+                since.clear()
+                return False
+            since.append(time.monotonic())
+            return since[-1] - since[0] > 2
+
+        _until(steady, 90, lambda: f"{self.name}: the kernel is {self.kernel()}, and was never idle")
+
+    def _is_at_it(self, seconds: float = 10) -> bool:
+        """True once a cell has run; False if the kernel was idle for so long and none had."""
+        since = [time.monotonic()]
+        while time.monotonic() - since[-1] < seconds:
+            seen = self.page.evaluate(_CELLS)
+            code = [cell for cell in seen["cells"] if cell["cell_type"] == "code"]
+            if any(_has_run(cell) for cell in code):
+                return True
+            if seen["kernel"] != "idle":
+                since.append(time.monotonic())
+            time.sleep(0.2)
+        return False
 
     def run(self, fragment: str) -> None:
         """Click into a cell and press the toolbar's Run button; does not wait."""
@@ -280,6 +320,7 @@ class Tab:
     def run_until(self, fragment: str) -> None:
         """Press Shift+Enter from the first cell to the one with these words; does not wait."""
         last = self.index(fragment)
+        self._until_steady()
         self.page.locator(".jp-Notebook .jp-Cell .jp-InputPrompt").first.click()
         for _ in range(last + 1):
             self.page.keyboard.press("Shift+Enter")
