@@ -334,7 +334,8 @@ def test_a_gated_model_is_downloaded_with_an_earlier_login(no_login, hub, tmp_pa
 def test_a_gated_model_that_is_here_needs_no_token(no_login, copied, tmp_path, monkeypatch):
     row = models.known()[GATED_MODEL]
     asked = []
-    monkeypatch.setattr(models.stage, "ensure", lambda task: asked.append(task) or SimpleNamespace(path=copied))
+    found = SimpleNamespace(path=copied, restored=False)
+    monkeypatch.setattr(models.stage, "ensure", lambda task: asked.append(task) or found)
     place = tmp_path / "workshop" / "models" / f"meta-llama--{GATED_MODEL}" / row["revision"][:12]
     place.mkdir(parents=True)
     (place / workspace.MANIFEST).write_text("{}")
