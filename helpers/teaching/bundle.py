@@ -127,7 +127,7 @@ def offers(target: Path, given: str | Path | None = None, digests: bool = True) 
     files = {name: about for name, about in read(place).files.items() if name.startswith(within)}
     if within + workspace.MANIFEST not in files:
         return None
-    bad = _damaged(place, files) if digests else _of_other_size(place, files)
+    bad = _damaged(place, files, digests=digests)
     if bad:
         raise WorkshopError(
             f"The bundle's {bad[0]} is damaged or missing. Pack the bundle again, or go on without it: unset "
@@ -160,29 +160,22 @@ def _digest(file: Path, size: int, changed: int) -> str:
     return workspace.file_digest(file)
 
 
-def _damaged(place: Path, files: Mapping[str, list[Any]], tell: Callable[[int], None] = lambda _: None) -> list[str]:
+def _damaged(
+    place: Path, files: Mapping[str, list[Any]], tell: Callable[[int], None] = lambda _: None, digests: bool = True
+) -> list[str]:
+    """The files that are not there as listed; without ``digests``, those that are missing or of another size."""
     bad = []
     for name, (size, sha256) in files.items():
         try:
             found = (place / name).stat()
-            whole = found.st_size == size and _digest(place / name, found.st_size, found.st_mtime_ns) == sha256
+            whole = found.st_size == size
+            if whole and digests:
+                whole = _digest(place / name, found.st_size, found.st_mtime_ns) == sha256
         except OSError:
             whole = False
         if not whole:
             bad.append(name)
         tell(size)
-    return bad
-
-
-def _of_other_size(place: Path, files: Mapping[str, list[Any]]) -> list[str]:
-    bad = []
-    for name, (size, _) in files.items():
-        try:
-            whole = (place / name).stat().st_size == size
-        except OSError:
-            whole = False
-        if not whole:
-            bad.append(name)
     return bad
 
 
@@ -389,10 +382,9 @@ def _pins(requirements: Path) -> str:
 
 def _wheels_current(place: Path, contents: Contents) -> bool:
     """True if the wheels are those of today's requirements, for this Python and system, and all there."""
-    names = [name for name in contents.files if name.startswith(f"{WHEELS}/")]
+    wheels = {name: about for name, about in contents.files.items() if name.startswith(f"{WHEELS}/")}
     same = (contents.python, contents.system, contents.pins) == (_python(), _system(), _pins(_REQUIREMENTS))
-    sizes = ((place / name, contents.files[name][0]) for name in names)
-    return bool(names) and same and all(file.is_file() and file.stat().st_size == size for file, size in sizes)
+    return bool(wheels) and same and not _damaged(place, wheels, digests=False)
 
 
 def _with_wheels(place: Path, contents: Contents) -> tuple[Contents, list[str]]:
