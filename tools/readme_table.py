@@ -4,7 +4,6 @@ The table stands between ``<!-- notebooks:begin -->`` and ``<!-- notebooks:end -
 ``--check`` writes nothing and exits with 1 if either is out of date. Run it as ``python -m tools.readme_table``.
 """
 
-import argparse
 import json
 import re
 import sys
@@ -12,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import plots
+from tools import generated
+from tools.generated import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "data" / "pictures" / "pipeline.svg"
 BEGIN, END = "<!-- notebooks:begin -->", "<!-- notebooks:end -->"
 
@@ -75,23 +75,13 @@ def updated(readme: str, notebooks: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Update or check README.md and return the exit status."""
-    parser = argparse.ArgumentParser(description="Write README's table of notebooks.")
-    parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
-    options = parser.parse_args(arguments)
+    check = generated.only_check(arguments, "Write README's table of notebooks.")
     readme = ROOT / "README.md"
     wanted = {
         readme: updated(readme.read_text(encoding="utf-8"), ROOT / "notebooks"),
         PICTURE: plots.pipeline("openvino").svg,
     }
-    stale = [file for file, text in wanted.items() if not file.exists() or file.read_text(encoding="utf-8") != text]
-    for file in stale:
-        if not options.check:
-            file.write_text(wanted[file], encoding="utf-8")
-        state = "is out of date; run: .venv/bin/python -m tools.readme_table" if options.check else "was rewritten"
-        print(f"{file.relative_to(ROOT)} {state}.")
-    if not stale:
-        print("README's table and picture are up to date.")
-    return 1 if stale and options.check else 0
+    return generated.bring_up_to_date(wanted, check, "tools.readme_table", "README's table and picture are")
 
 
 if __name__ == "__main__":

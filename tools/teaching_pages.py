@@ -3,15 +3,15 @@
 ``--check`` writes nothing and exits with 1 if a page is out of date. Run it as ``python -m tools.teaching_pages``.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from helpers.cards import counted
 from helpers.teaching.glossary import Word, words
 from helpers.teaching.syllabus import FIRST_TOKEN_WITHIN, Item, Syllabus, clock, syllabi
+from tools import generated
+from tools.generated import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 MADE = "<!-- Made by `python -m tools.teaching_pages` from {source} and the notebooks' metadata. Do not edit. -->"
 
 
@@ -100,20 +100,8 @@ def pages() -> dict[Path, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write or check the pages and return the exit status."""
-    parser = argparse.ArgumentParser(description="Write the syllabi and the glossary.")
-    parser.add_argument("--check", action="store_true", help="only say whether they are up to date")
-    options = parser.parse_args(arguments)
-    wanted = pages()
-    stale = [file for file, text in wanted.items() if not file.exists() or file.read_text(encoding="utf-8") != text]
-    for file in stale:
-        if not options.check:
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(wanted[file], encoding="utf-8")
-        state = "is out of date; run: .venv/bin/python -m tools.teaching_pages" if options.check else "was rewritten"
-        print(f"{file.relative_to(ROOT)} {state}.")
-    if not stale:
-        print("Syllabi and glossary are up to date.")
-    return 1 if stale and options.check else 0
+    check = generated.only_check(arguments, "Write the syllabi and the glossary.")
+    return generated.bring_up_to_date(pages(), check, "tools.teaching_pages", "Syllabi and glossary are")
 
 
 if __name__ == "__main__":
