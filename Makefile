@@ -30,7 +30,7 @@ help:  ## list these commands
 		awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup:  ## make the environment (.venv) and register the notebooks' kernel
-	@$(PYTHON) tools/set_up.py $(if $(BUNDLE),--bundle "$(BUNDLE)")
+	@$(PYTHON) tools/set_up.py$(if $(BUNDLE), --bundle "$(BUNDLE)")
 
 setup-dev:
 	@$(PYTHON) tools/set_up.py --dev

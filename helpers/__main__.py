@@ -7,13 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from helpers import teaching
 from helpers.bench import command as bench
 from helpers.deploy import options as scaling
 from helpers.deploy.export import command as export
 from helpers.deploy.scaling import Scaling
 from helpers.errors import WorkshopError
-from helpers.teaching import bundle, rehearsal
 
 if TYPE_CHECKING:
     from helpers.deploy import Deployment
@@ -57,11 +55,7 @@ def parser() -> argparse.ArgumentParser:
     _add_recipes(commands)
     export.add_to(commands)
     bench.add_to(commands)
-    bundle.add_to(commands)
-    rehearsal.add_to(commands)
-    catching = commands.add_parser("catch-up", help="make, restore or download what a notebook needs of earlier ones")
-    catching.add_argument("notebook", help="the one to go on with, such as 05")
-    catching.add_argument("--bundle", metavar="FOLDER", help="restore from there (default: $WORKSHOP_BUNDLE)")
+    _add_teaching(commands)
     commands.add_parser("watch", help="follow the stages that are under way")
     return top
 
@@ -83,6 +77,27 @@ def _add_recipes(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     truss.add_argument("--output", metavar="FOLDER", help="write config.yaml there (default: only show it)")
     conformance = commands.add_parser("conformance", help="check that a server speaks the API as trtllm-serve does")
     conformance.add_argument("url", help="such as http://127.0.0.1:8000")
+
+
+def _add_teaching(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The commands for a room of learners, and for one who has fallen behind."""
+    catching = commands.add_parser("catch-up", help="make, restore or download what a notebook needs of earlier ones")
+    catching.add_argument("notebook", help="the one to go on with, such as 05")
+    catching.add_argument("--bundle", metavar="FOLDER", help="restore from there (default: $WORKSHOP_BUNDLE)")
+    pack = commands.add_parser("bundle", help="pack models, wheels and results into a folder for a whole room")
+    pack.add_argument("folder", metavar="FOLDER")
+    pack.add_argument("--wheels", action=argparse.BooleanOptionalAction, default=True, help="default: with them")
+    pack.add_argument("--model", action="append", default=[], help="also this one, downloaded if need be")
+    pack.add_argument("--gpu", help="a GPU of data/gpus.toml: also the model that a lesson on it uses")
+    pack.add_argument("--check", action="store_true", help="compare every file with the list, pack nothing")
+    told = "for an instructor the evening before: downloads, times, what fails"
+    rehearse = commands.add_parser("rehearse", help=told)
+    rehearse.add_argument("--gpu", help="a GPU of data/gpus.toml, such as rtx-4090 (default: this machine)")
+    rehearse.add_argument("--notebooks", nargs="+", metavar="NN", help="only these (default: all)")
+    rehearse.add_argument("--price", type=float, help="of a pod, an hour")
+    rehearse.add_argument("--page", metavar="FILE.html", help="write the playbook as one page for paper")
+    rehearse.add_argument("--record", metavar="FILE.json", help="write this workspace's times for machines without any")
+    rehearse.add_argument("--about", default="", help="with --record: what else to know of this machine")
 
 
 def _add_memory(memory: argparse.ArgumentParser) -> None:
@@ -237,6 +252,19 @@ def of_recipe(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def for_the_room(arguments: argparse.Namespace) -> int:
+    """Catch up, pack a bundle or rehearse; 0 if all is well."""
+    from helpers import teaching
+    from helpers.teaching import bundle, rehearsal
+
+    if arguments.command == "bundle":
+        return bundle.main(arguments)
+    if arguments.command == "rehearse":
+        return rehearsal.main(arguments)
+    print(teaching.catch_up(arguments.notebook, arguments.bundle))
+    return 0
+
+
 def is_recipe(word: str | None) -> bool:
     """True if a word names a recipe: its file, or one of ``data/recipes``."""
     from helpers import recipe
@@ -256,11 +284,8 @@ def run(arguments: argparse.Namespace) -> int:
         return conformance.main(arguments.url)
     if arguments.command == "bench":
         return bench.main(arguments)
-    if arguments.command == "catch-up":
-        print(teaching.catch_up(arguments.notebook, arguments.bundle))
-        return 0
-    if arguments.command in ("bundle", "rehearse"):
-        return (bundle if arguments.command == "bundle" else rehearsal).main(arguments)
+    if arguments.command in ("catch-up", "bundle", "rehearse"):
+        return for_the_room(arguments)
     if arguments.command == "deploy":
         return deploy(arguments)
     if arguments.command == "export":

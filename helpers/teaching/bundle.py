@@ -500,16 +500,6 @@ def _with_words(place: Path, contents: Contents) -> Contents:
 # --- Command line -----------------------------------------------------------------------------------------------
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``bundle`` to the command line."""
-    command = commands.add_parser("bundle", help="pack models, wheels and results into a folder for a whole room")
-    command.add_argument("folder", metavar="FOLDER")
-    command.add_argument("--wheels", action=argparse.BooleanOptionalAction, default=True, help="default: with them")
-    command.add_argument("--model", action="append", default=[], help="also this one, downloaded if need be")
-    command.add_argument("--gpu", help="a GPU of data/gpus.toml: also the model that a lesson on it uses")
-    command.add_argument("--check", action="store_true", help="compare every file with the list, pack nothing")
-
-
 def main(arguments: argparse.Namespace) -> int:
     """Pack or check; 0 if all is well."""
     if arguments.check:

@@ -648,17 +648,6 @@ tr {{ break-inside: avoid }}
 # --- Command line -------------------------------------------------------------------------
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``rehearse`` to the command line."""
-    command = commands.add_parser("rehearse", help="for an instructor the evening before: downloads, times, what fails")
-    command.add_argument("--gpu", help="a GPU of data/gpus.toml, such as rtx-4090 (default: this machine)")
-    command.add_argument("--notebooks", nargs="+", metavar="NN", help="only these (default: all)")
-    command.add_argument("--price", type=float, help="of a pod, an hour")
-    command.add_argument("--page", metavar="FILE.html", help="write the playbook as one page for paper")
-    command.add_argument("--record", metavar="FILE.json", help="write this workspace's times for machines without any")
-    command.add_argument("--about", default="", help="with --record: what else to know of this machine")
-
-
 def main(arguments: argparse.Namespace) -> int:
     """Print the rehearsal, or write what was asked for; 0."""
     if arguments.record:
