@@ -305,6 +305,15 @@ def test_every_error_has_the_flat_shape(server):
     assert got == 400 and b"application/json" in content
 
 
+def test_a_client_that_is_still_sending_too_much_can_read_the_refusal(server):
+    request = serving_load.request_of(b"x" * (8 << 20))
+    with socket.create_connection(server.address, timeout=30) as connection:
+        connection.sendall(request[: 4 << 20])
+        time.sleep(0.2)  # a server that answers at the first byte too many has closed by now
+        connection.sendall(request[4 << 20 :])
+        assert b" 413 " in connection.recv(100)
+
+
 def test_a_long_text_does_not_hold_up_others(server):
     long = json.dumps({"model": "m", "prompt": "word " * 200_000}).encode()
     begun = time.perf_counter()

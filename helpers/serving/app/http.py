@@ -40,6 +40,9 @@ DEFAULT_TOKENS = 16
 LARGEST_BODY = 1 << 20
 """Bytes of a request, and :data:`BYTES_A_TOKEN` more for each token of the longest sequence."""
 BYTES_A_TOKEN = 32
+READ_TO_THE_END = 64 << 20
+"""Bytes up to which a body that is too large is read before it is refused: a client that is still sending when the
+connection closes sees a reset and never reads the refusal (RFC 9112, section 9.6)."""
 LONG = 20_000
 """Characters above which a request's prompts are made into tokens beside the loop, which goes on serving others."""
 GREEDY = 1e-4
@@ -278,12 +281,13 @@ async def body_of(request: Request, most: int) -> bytes:
         raise Refusal(f"The content type is {kind[:60]!r}; send JSON with 'Content-Type: application/json'.")
     parts, size = [], 0
     async for part in request.stream():
-        parts.append(part)
         size += len(part)
-        if size > most:
-            raise Refusal(
-                f"The body is larger than {most:,} bytes. Send a shorter prompt.", 413, {"Connection": "close"}
-            )
+        if size <= most:
+            parts.append(part)
+        elif size > READ_TO_THE_END:
+            break
+    if size > most:
+        raise Refusal(f"The body is larger than {most:,} bytes. Send a shorter prompt.", 413, {"Connection": "close"})
     return b"".join(parts)
 
 
