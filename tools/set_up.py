@@ -23,6 +23,7 @@ import time
 import urllib.request
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 SUPPORTED = ((3, 11), (3, 12))
@@ -349,8 +350,8 @@ def install_from_bundle(steps: Steps, python: str, requirements: Sequence[Path],
     """
     files = [word for path in requirements for word in ("-r", str(path))]
     # pip passes over a page without TLS unless it is told to trust the machine behind it.
-    host = re.match(r"http://([^/]+)", wheels)
-    trusted = ["--trusted-host", host.group(1)] if host else []
+    address = urlsplit(wheels)
+    trusted = ["--trusted-host", address.netloc] if address.scheme == "http" else []
     with steps.step("packages from the bundle's wheels"):
         try:
             steps.command(
