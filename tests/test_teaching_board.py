@@ -1,8 +1,11 @@
 """The progress board: states, where to go on, and what it says after a break."""
 
+import json
+import subprocess
+import sys
 import time
 
-from helpers import teaching
+from helpers import stage, teaching, workspace
 from helpers.teaching import journal
 from helpers.teaching.board import AHEAD, BEGUN, DONE, STOPPED, state_of
 from helpers.teaching.journal import Entry
@@ -32,6 +35,19 @@ def test_in_an_empty_workspace_one_begins_at_the_beginning():
     assert board.next.startswith("next: 00, cell 'Start here'.")
     assert "Under way" not in str(board)
     assert "Cut off" not in str(board)
+
+
+def test_a_stage_is_cut_off_until_its_artifact_is_there_by_whichever_way():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    target = workspace.home() / "engines" / "one"
+    run = stage.run_directory("one")
+    said = {"state": "running", "title": "Build one", "pid": gone.pid, "log": str(run / "log.txt"), "started": 0.0}
+    (run / "progress.json").write_text(json.dumps({**said, "target": str(target)}))
+    assert teaching.board().cut_off == ("Build one",)
+    with workspace.lock(target):  # as one that is restored from a bundle
+        workspace.publish(workspace.making_place(target), target, workspace.Manifest("engine", "Build one"))
+    assert teaching.board().cut_off == ()
 
 
 def test_one_goes_on_at_the_first_cell_that_was_not_run():

@@ -8,8 +8,9 @@ import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from helpers import stage
+from helpers import stage, workspace
 from helpers.cards import Shown, Table, seconds_text
 from helpers.teaching import journal
 from helpers.teaching.catch_up import PRESENT, Missing, Need, look_at, needed
@@ -197,11 +198,12 @@ def _code(notebook: Notebook) -> list[Cell]:
 
 
 def _stages() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Titles of the stages under way, and of those that were cut off and not run again since."""
+    """Titles of the stages under way, and of those that were cut off and whose artifact has not come since."""
     latest: dict[str, bool | None] = {}
     for _, state in stage.runs():
         if "title" in state:
             alive = stage.is_alive(state)
-            latest[state["title"]] = alive if alive or stage.said_under_way(state) else None
+            cut_off = stage.said_under_way(state) and not alive and workspace.find(Path(state["target"])) is None
+            latest[state["title"]] = alive or (False if cut_off else None)
     under_way = tuple(title for title, alive in latest.items() if alive)
     return under_way, tuple(title for title, alive in latest.items() if alive is False)
