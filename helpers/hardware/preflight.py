@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 GB = 1e9
 
-ENVIRONMENT_BYTES = 30 * GB
+CPU_DISK_BYTES, CPU_MEMORY_BYTES = 5 * GB, 4 * GB
+"""What is comfortable without a GPU: free disk, and memory."""
+HOST_MEMORY_BYTES = 16 * GB
+"""What is comfortable beside a GPU."""
+ENVIRONMENT_BYTES = 30 * 10**9
 DISK_ADVICE = (
     f"estimate: {ENVIRONMENT_BYTES / GB:.0f} GB for TensorRT-LLM's environment, plus three times the size of each "
     "model; published: the talk sets 200 GB"
@@ -88,8 +92,9 @@ def _check_gpu_memory(gpu: Gpu) -> Check:
 def _check_disk(machine: Machine, gpu: Gpu | None, installed: bool) -> Check:
     found = f"{bytes_text(machine.disk_free_bytes)} free at {machine.disk_path}"
     if gpu is None:
-        verdict = _graded(machine.disk_free_bytes, 5 * GB, 1 * GB)
-        return Check("disk", found, verdict, "" if verdict == "ok" else "free some: 5 GB is comfortable without a GPU")
+        verdict = _graded(machine.disk_free_bytes, CPU_DISK_BYTES, 1 * GB)
+        advice = f"free some: {CPU_DISK_BYTES / GB:.0f} GB is comfortable without a GPU"
+        return Check("disk", found, verdict, "" if verdict == "ok" else advice)
     # The environment needs that much once; where it is there already, only models, checkpoints and engines need room.
     verdict = _graded(machine.disk_free_bytes, ENVIRONMENT_BYTES, 1 * GB if installed else ENVIRONMENT_BYTES)
     advice = DISK_ADVICE if machine.disk_free_bytes < 200 * GB else ""
@@ -99,9 +104,9 @@ def _check_disk(machine: Machine, gpu: Gpu | None, installed: bool) -> Check:
 
 
 def _check_memory(machine: Machine, gpu: Gpu | None) -> Check:
-    comfortable = 16 if gpu else 4
-    verdict = _graded(machine.memory_bytes, comfortable * GB, comfortable / 2 * GB)
-    advice = "" if verdict == "ok" else f"{comfortable} GB is comfortable; close what else is running"
+    comfortable = HOST_MEMORY_BYTES if gpu else CPU_MEMORY_BYTES
+    verdict = _graded(machine.memory_bytes, comfortable, comfortable / 2)
+    advice = "" if verdict == "ok" else f"{comfortable / GB:.0f} GB is comfortable; close what else is running"
     return Check("memory", bytes_text(machine.memory_bytes), verdict, advice)
 
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from helpers import processes, stage, workspace
 from helpers.cards import Table
 from helpers.errors import WorkshopError
+from helpers.hardware.preflight import ENVIRONMENT_BYTES
 from helpers.releases.contract import contract
 from helpers.releases.environment import worker_environment
 from helpers.releases.installation import PROBE, Installation, folder, record
-from helpers.releases.system import ENVIRONMENT_BYTES, System, preconditions
+from helpers.releases.system import System, preconditions
 from helpers.releases.table import Choice, Release, choose_here, release
 from helpers.workers import trtllm_install
 from helpers.workspace import DATA

@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from helpers.cards import Table, bytes_text
+from helpers.hardware.preflight import ENVIRONMENT_BYTES
 from helpers.releases.environment import find_cuda_home
 from helpers.releases.installation import folder
 from helpers.releases.table import Release, offered
@@ -19,8 +20,6 @@ from helpers.workspace import DATA
 
 if TYPE_CHECKING:
     from helpers.hardware import Machine
-
-ENVIRONMENT_BYTES = 30 * 10**9
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ class Rehearsal(Shown):
 
     def _release_row(self, sheet: "Datasheet") -> list[str]:
         from helpers import releases
-        from helpers.releases.system import ENVIRONMENT_BYTES
+        from helpers.hardware.preflight import ENVIRONMENT_BYTES
 
         fitting = [one for one in releases.offered() if one.kernels(sheet.compute_capability)]
         if not fitting:
@@ -304,10 +304,13 @@ class Rehearsal(Shown):
         """Disk and memory: needed against there."""
         disk = bytes_text(self.machine.disk_free_bytes) + " free"
         if self.sheet is None:
-            made = sum(artifact.bytes for artifact in workspace.artifacts())
+            from helpers.hardware.preflight import CPU_DISK_BYTES, CPU_MEMORY_BYTES
+
+            made = f"measured: this workspace holds {bytes_text(sum(one.bytes for one in workspace.artifacts()))}"
+            memory = bytes_text(self.machine.memory_bytes)
             rows = [
-                ["disk", "5.00 GB is comfortable", disk, f"measured: this workspace holds {bytes_text(made)}"],
-                ["memory", "4.00 GB is comfortable", bytes_text(self.machine.memory_bytes), "what the checks ask for"],
+                ["disk", f"{bytes_text(CPU_DISK_BYTES)} is comfortable", disk, made],
+                ["memory", f"{bytes_text(CPU_MEMORY_BYTES)} is comfortable", memory, "what the checks ask for"],
             ]
             return Table(["what", "needed", "here", "evidence"], rows, "Disk and memory")
         return _room_on(self.sheet, disk if self.has_gpu else "not this machine")
@@ -513,7 +516,7 @@ def _is_installed(name: str) -> bool:
 def _stages_on(sheet: "Datasheet") -> Table:
     """What the stages of one model take on a GPU, and the evidence for each."""
     from helpers import models
-    from helpers.releases.system import ENVIRONMENT_BYTES
+    from helpers.hardware.preflight import ENVIRONMENT_BYTES
     from helpers.toolchains import tensorrt_llm
 
     name = tensorrt_llm.default_model
@@ -542,7 +545,7 @@ def _stages_on(sheet: "Datasheet") -> Table:
 
 def _room_on(sheet: "Datasheet", disk: str) -> Table:
     from helpers import memory, models
-    from helpers.releases.system import ENVIRONMENT_BYTES
+    from helpers.hardware.preflight import ENVIRONMENT_BYTES
     from helpers.toolchains import tensorrt_llm
 
     name = tensorrt_llm.default_model
