@@ -202,9 +202,8 @@ def minutes_text(minutes: float) -> str:
 
 
 def clock(minutes: float) -> str:
-    """Minutes after the start as hours, minutes, such as ``1:05`` or, with a half, ``0:09½``."""
-    whole = int(minutes)
-    return f"{whole // 60}:{whole % 60:02d}{'½' if minutes != whole else ''}"
+    """Minutes after the start as hours and whole minutes, such as ``1:05``: no clock in a room shows halves."""
+    return f"{int(minutes) // 60}:{int(minutes) % 60:02d}"
 
 
 def is_exercise(section: Section) -> bool:
