@@ -134,6 +134,7 @@ def test_only_picks_by_number_and_names_what_is_missing(tmp_path: Path) -> None:
     for name in ("00_a", "03_b", "04_c"):
         write(tmp_path, name, "1")
     assert [path.stem for path in rn.chosen(tmp_path, ["03", "00"])] == ["00_a", "03_b"]
+    assert [path.stem for path in rn.chosen(tmp_path, ["3"])] == ["03_b"]
     with pytest.raises(LookupError, match=r"No notebook 07 .*there are 00, 03, 04"):
         rn.chosen(tmp_path, ["07"])
     with pytest.raises(LookupError, match="No notebooks named"):

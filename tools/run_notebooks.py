@@ -289,6 +289,7 @@ def chosen(notebooks: Path, only: list[str]) -> list[Path]:
     Raises:
         LookupError: there are none, or one that was asked for does not exist.
     """
+    only = [name.zfill(2) if name.isdecimal() else name for name in only]
     found = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise LookupError(f"No notebooks named NN_topic.ipynb in {notebooks}.")
