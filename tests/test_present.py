@@ -159,6 +159,19 @@ def test_the_server_opens_the_first_copy_alone_and_with_its_own_settings(server:
     assert get(f"{address}/api/contents/build/{out.name}/notebooks/{STEM}.ipynb?token=secret")
     assert "Speaker notes" in (out / "notes.html").read_text()
 
+    again = [sys.executable, "-m", "tools.present", "--out", str(out), "--no-browser"]
+    before = (out / "made.json").stat().st_mtime_ns
+    second = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert f"error: A presentation from {out} is still open." in second.stderr
+    assert (out / "made.json").stat().st_mtime_ns == before
+
+
+def test_a_presentation_that_has_ended_holds_its_folder_no_more(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from tools import present; present.require_closed(pathlib.Path(sys.argv[1]))"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "present")], cwd=ROOT, check=True)
+
 
 def test_the_page_of_notes_has_every_note_and_the_minutes(tmp_path: Path) -> None:
     text = re.sub(r"<[^>]+>", "", present.write_notes(tmp_path).read_text())

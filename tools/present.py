@@ -3,13 +3,14 @@
 Large type, one document, no side panels, lines wrapped, prose folded behind its first sentence, and the pace line. It
 works on copies of the notebooks in ``build/present/notebooks`` with settings of its own beside them, so neither the
 notebooks nor anybody's own JupyterLab are changed. The copies are made anew at each start; one that was edited is
-moved to ``build/present/kept`` first.
+moved to ``build/present/kept`` first, and none is replaced under a presentation that is still open.
 
 ``python -m tools.present --notes`` writes the speaker notes of all notebooks to one page, for a second screen or paper.
 """
 
 import argparse
 import datetime
+import fcntl
 import html
 import json
 import os
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import workspace
+from helpers.errors import WorkshopError
 from helpers.teaching import pacing
 from helpers.teaching.notebooks import NOTEBOOKS
 from tools import slides
@@ -222,6 +224,25 @@ def command(out: Path, host: str, port: int, extra: list[str]) -> list[str]:
     ]
 
 
+def require_closed(out: Path) -> None:
+    """Hold the presentation's folder until the program that takes this process's place has ended.
+
+    Raises:
+        WorkshopError: another presentation holds it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = os.open(out / "open.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    os.set_inheritable(lock, True)  # by JupyterLab, which gives it to none of its kernels
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise WorkshopError(
+            f"A presentation from {out} is still open. Go on in its window, or end it with Ctrl-C where it runs and "
+            "give the command again."
+        ) from None
+
+
 def prepare(out: Path, pace: str = "", dark: bool = False) -> None:
     """Make copies, settings and notes anew, and say where they are."""
     moved = make_copies(out)
@@ -304,6 +325,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.notes:
         print(f"Speaker notes: {write_notes(out)}")
         return 0
+    try:
+        require_closed(out)
+    except WorkshopError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     prepare(out, options.pace, options.dark)
     started = command(out, options.host, options.port, extra)
     # JupyterLab takes this process's place, so what ends this program ends it too.
