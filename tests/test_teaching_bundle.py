@@ -220,7 +220,7 @@ def test_set_up_installs_from_a_page_that_another_machine_shows(
     with http.server.ThreadingHTTPServer(("0.0.0.0", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = socket.gethostbyname(socket.gethostname())  # not localhost, which pip trusts anyway
-        page = set_up.wheels_of(f"http://{address}:{server.server_port}", "3.11")
+        page, _ = set_up.wheels_of(f"http://{address}:{server.server_port}")
         set_up.install_from_bundle(steps, python, [tmp_path / "requirements.txt"], page)
         server.shutdown()
     assert subprocess.run([python, "-c", "import roomone"]).returncode == 0
@@ -228,15 +228,23 @@ def test_set_up_installs_from_a_page_that_another_machine_shows(
 
 def test_set_up_refuses_a_bundle_that_cannot_serve(tmp_path: Path) -> None:
     with pytest.raises(set_up.SetUpError, match="holds no finished bundle"):
-        set_up.wheels_of(str(tmp_path), "3.11")
+        set_up.wheels_of(str(tmp_path))
     (tmp_path / "bundle.json").write_text(json.dumps({"python": "3.12"}))
     with pytest.raises(set_up.SetUpError, match="packed without wheels"):
-        set_up.wheels_of(str(tmp_path), "3.11")
+        set_up.wheels_of(str(tmp_path))
     (tmp_path / "wheels").mkdir()
+    assert set_up.wheels_of(str(tmp_path)) == (str(tmp_path / "wheels"), "3.12")
+    assert set_up.wheels_of("http://10.0.0.1:8000/") == ("http://10.0.0.1:8000/wheels/", "")
+    set_up.require_python("3.12", "3.12")
+    set_up.require_python("", "3.12")
     with pytest.raises(set_up.SetUpError, match=r"for Python 3\.12, and the environment here is of Python 3\.11"):
-        set_up.wheels_of(str(tmp_path), "3.11")
-    assert set_up.wheels_of(str(tmp_path), "3.12") == str(tmp_path / "wheels")
-    assert set_up.wheels_of("http://10.0.0.1:8000/", "3.12") == "http://10.0.0.1:8000/wheels/"
+        set_up.require_python("3.12", "3.11")
+
+
+def test_set_up_refuses_a_missing_bundle_before_it_makes_an_environment(tmp_path: Path) -> None:
+    with pytest.raises(set_up.SetUpError, match="holds no finished bundle"):
+        set_up.set_up(tmp_path, dev=False, bundle=str(tmp_path / "elsewhere"))
+    assert not (tmp_path / ".venv").exists()
 
 
 def test_wheels_are_downloaded_through_pip_as_it_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

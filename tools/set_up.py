@@ -308,18 +308,18 @@ def install_torch(steps: Steps, python: str, version: str, index: str) -> None:
         steps.command(install)
 
 
-def wheels_of(bundle: str, python: str) -> str:
-    """Where pip finds the wheels of a bundle: its ``wheels`` folder, or a page that lists them.
+def wheels_of(bundle: str) -> Tuple[str, str]:
+    """Where pip finds the wheels of a bundle, its ``wheels`` folder or a page that lists them, and for which Python.
 
     Args:
-        bundle: a folder that ``python -m helpers bundle`` packed, or the address of a server that shows it.
-        python: version of the environment, such as ``3.12``.
+        bundle: a folder that ``python -m helpers bundle`` packed, or the address of a server that shows it: of that,
+            the Python is not known and stays empty.
 
     Raises:
-        SetUpError: there is no finished bundle, it has no wheels, or they are for another Python.
+        SetUpError: there is no finished bundle, or it has no wheels.
     """
     if re.match(r"https?://", bundle):
-        return bundle.rstrip("/") + "/wheels/"
+        return bundle.rstrip("/") + "/wheels/", ""
     place = Path(bundle).expanduser().resolve()
     try:
         contents = dict(json.loads((place / "bundle.json").read_text()))
@@ -332,14 +332,20 @@ def wheels_of(bundle: str, python: str) -> str:
         raise SetUpError(
             "The bundle {} was packed without wheels. Pack it with them, or leave BUNDLE out.".format(place)
         )
-    if contents.get("python") != python:
+    return str(place / "wheels"), str(contents.get("python"))
+
+
+def require_python(wanted: str, python: str) -> None:
+    """Refuse wheels for a Python that the environment does not have.
+
+    Raises:
+        SetUpError: they are for another one.
+    """
+    if wanted not in ("", python):
         raise SetUpError(
-            "The bundle's wheels are for Python {}, and the environment here is of Python {}. Remove .venv and run"
-            " `make setup PYTHON=python{} BUNDLE=...`, or leave BUNDLE out.".format(
-                contents.get("python"), python, contents.get("python")
-            )
+            "The bundle's wheels are for Python {0}, and the environment here is of Python {1}. Remove .venv and run"
+            " `make setup PYTHON=python{0} BUNDLE=...`, or leave BUNDLE out.".format(wanted, python)
         )
-    return str(place / "wheels")
 
 
 def install_from_bundle(steps: Steps, python: str, requirements: Sequence[Path], wheels: str) -> None:
@@ -473,15 +479,17 @@ def set_up(root: Path, dev: bool, index: str = TORCH_INDEX, bundle: str = "") ->
     print("Set-up of {}: the environment, its packages, the notebooks' kernel.".format(venv), flush=True)
     steps = Steps(build / "set-up.log")
     print("  Log: {}".format(steps.log), flush=True)
+    wheels, wanted = wheels_of(bundle) if bundle else ("", "")
     if not ready:
         moved = bool(stamp) and stamp.get("venv") != str(venv)
         if moved or not python_of(venv) or not has_pip(python):
             need_disk(root)
             make_venv(steps, venv, build)
+        require_python(wanted, python_of(venv))
         with contextlib.suppress(OSError):
             (venv / "set-up.json").unlink()
-        if bundle:
-            install_from_bundle(steps, python, requirements, wheels_of(bundle, python_of(venv)))
+        if wheels:
+            install_from_bundle(steps, python, requirements, wheels)
         else:
             install_packages(steps, python, requirements, index)
     with steps.step("kernel '{}' for this user's JupyterLab".format(KERNEL_TITLE)):
