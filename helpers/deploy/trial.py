@@ -62,6 +62,11 @@ def most_replicas(gpus_a_replica: int = 1, at_most: int = 2) -> int:
     return max(1, min(at_most, len(hardware.look().gpus) // gpus_a_replica))
 
 
+def _aim(scaling: "Scaling") -> int:
+    """The concurrency of one replica that the autoscaler aims at, in whole requests."""
+    return max(1, round(scaling.target_ongoing))
+
+
 def levels(scaling: "Scaling", batch: int) -> list[int]:
     """The concurrencies at which one replica is measured first: 1, what the autoscaler aims at, and all that it takes.
 
@@ -70,8 +75,7 @@ def levels(scaling: "Scaling", batch: int) -> list[int]:
         batch: requests that a replica runs at once.
     """
     most = scaling.max_ongoing or batch
-    aim = max(1, min(most, round(scaling.target_ongoing)))
-    return sorted({1, aim, most})
+    return sorted({1, min(most, _aim(scaling)), most})
 
 
 def rise_and_burst(measured: "Sweep | Result | Any", scaling: "Scaling") -> Trial:
@@ -84,7 +88,7 @@ def rise_and_burst(measured: "Sweep | Result | Any", scaling: "Scaling") -> Tria
     Raises:
         WorkshopError: the sweep has no such load, or nothing of it was answered.
     """
-    aim = max(1, round(scaling.target_ongoing))
+    aim = _aim(scaling)
     one = measured.at(aim) if hasattr(measured, "at") else measured
     capacity = _capacity(one)
     burst_ends = _RISE + _BURST

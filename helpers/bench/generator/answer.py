@@ -12,9 +12,8 @@ from array import array
 from collections.abc import Sequence
 
 from helpers.bench.generator.events import Events, said_by
-from helpers.bench.generator.framing import Chunks, Head, Malformed, Plain, message_of
+from helpers.bench.generator.framing import LARGEST_HEAD, Chunks, Head, Malformed, Plain, message_of
 
-_LARGEST_HEAD = 65_536  # bytes: what has no end of its headers by then is no HTTP
 _SHORT = 512  # bytes: less than this need not have an event like the others
 _ENDS = 8_192  # bytes
 _SAMPLE = 16  # of long stretches, one is looked through whole
@@ -173,7 +172,7 @@ class Reader:
 
     def _keep(self, piece: bytes) -> None:
         body = self._body.feed(piece)
-        if sum(map(len, self._said)) < _LARGEST_HEAD:
+        if sum(map(len, self._said)) < LARGEST_HEAD:
             self._said.append(body)
 
     # --- The exact way ------------------------------------------------------------

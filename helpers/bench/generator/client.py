@@ -10,13 +10,12 @@ from statistics import median
 from helpers.bench.generator import prompts
 from helpers.bench.generator.answer import Looks
 from helpers.bench.generator.connection import Connection, Opener
-from helpers.bench.generator.loop import Loop
+from helpers.bench.generator.loop import TICK, Loop
 from helpers.bench.generator.target import Target
 from helpers.bench.load import Load
 from helpers.bench.measured import KERNEL, USER, Progress, Run
 from helpers.errors import WorkshopError
 
-_TICK = 0.25  # seconds between two looks at time limits, and two reports
 _PATIENCE = 5.0  # seconds for connections to open before a run
 _PLENTY = 100_000  # open files, where the system knows no limit
 _FILES = 64  # files open besides connections
@@ -148,7 +147,7 @@ class Client:
             return
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline and not self.stopping and any(not one.ready for one in self._free):
-            for fd, _ in self._epoll.poll(_TICK):
+            for fd, _ in self._epoll.poll(TICK):
                 self.go_on(self._connections[fd])
 
     def go_on(self, connection: Connection) -> None:

@@ -9,7 +9,7 @@ CHUNKED_END = b"\r\n0\r\n\r\n"
 """The last bytes of a chunked body without trailers."""
 _HEAD_END = b"\r\n\r\n"
 _CONTINUES = b" 1"  # how the status of an answer begins that only says that another follows
-_LARGEST_HEAD = 65_536  # bytes: what has no end of its headers by then is no HTTP
+LARGEST_HEAD = 65_536  # bytes: what has no end of its headers by then is no HTTP
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*\bchunked[ \t]*\r\n")
 _STREAM = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream")
 _CLOSES = re.compile(rb"\r\nconnection:[^\r]*\bclose\b")
@@ -58,7 +58,7 @@ class Head:
         while status.startswith(b"1"):  # such as 100 Continue: the answer itself follows
             end = data.find(_HEAD_END, begin)
             if end < 0:
-                if len(data) > _LARGEST_HEAD or not b"HTTP/1.".startswith(data[begin : begin + 7]):
+                if len(data) > LARGEST_HEAD or not b"HTTP/1.".startswith(data[begin : begin + 7]):
                     raise Malformed(f"no HTTP answer, it begins with {said(data[begin : begin + 40])!r}")
                 return None
             lines, status = data[begin : end + 2].lower(), data[begin + 9 : begin + 12]
@@ -131,7 +131,7 @@ class Chunks:
         stop = data.find(b"\n", at)
         if stop < 0:
             self._line += data[at:]
-            if len(self._line) > _LARGEST_HEAD:
+            if len(self._line) > LARGEST_HEAD:
                 raise Malformed("a chunk without its size")
             return len(data)
         line, self._line = (self._line + data[at:stop]).split(b";")[0].strip(), b""

@@ -24,7 +24,7 @@ from helpers.bench.rows import OK, USAGE, Row
 if TYPE_CHECKING:
     from helpers.bench.generator.client import Client
 
-_TICK = 0.25  # seconds between two looks at time limits, and two reports
+TICK = 0.25  # seconds between two looks at time limits, and two reports
 _QUIET = 500_000_000  # nanoseconds without a byte after which an answer under way is looked at
 _SPIN = 0.001  # seconds: the kernel wakes a waiting process to the millisecond, so the last one is waited awake
 _LATE = 1_000_000  # nanoseconds in the kernel from which tokens that came apart may be read as one
@@ -91,7 +91,7 @@ class Loop:
 
     def _turn(self) -> None:
         """Until nothing is due and nothing under way."""
-        tick = _TICK
+        tick = TICK
         while self._due or self._live:
             now = time.monotonic() - self._began
             if self.client.stopping:
@@ -102,7 +102,7 @@ class Loop:
                 now = self._send_due(now)
             if now >= tick:
                 self._tick(now)
-                tick = now + _TICK
+                tick = now + TICK
             ready = self.client.poll(0.0) if self._to_do else self._wait(now, tick)
             if ready:
                 self._receive(ready)
