@@ -92,7 +92,7 @@ def _folded_section(blocks: list[str]) -> str:
     return "\n\n".join([*heading, f"<details><summary>{summary}</summary>", inside, "</details>"])
 
 
-def relinked(text: str, folder: Path, copies: set[str]) -> str:
+def links_from(text: str, folder: Path, copies: set[str]) -> str:
     """Markdown whose relative links are right in ``folder``; those between copies stay as they are."""
 
     def fixed(link: re.Match[str]) -> str:
@@ -111,7 +111,7 @@ def copy_of(book: dict[str, Any], folder: Path, copies: set[str]) -> dict[str, A
     for cell in book["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            source = folded(relinked(source, folder, copies))
+            source = folded(links_from(source, folder, copies))
         metadata = {key: value for key, value in cell["metadata"].items() if key != "notes"}
         cells.append({**cell, "metadata": metadata, "source": source})
     return {**book, "cells": cells}
@@ -259,7 +259,7 @@ def prepare(out: Path, pace: str = "", dark: bool = False) -> None:
 # --- Speaker notes ------------------------------------------------------------
 
 
-def notes_of(book: dict[str, Any]) -> list[tuple[str, str, str]]:
+def noted(book: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Heading, minutes in words (where a section begins) and note of each cell that has one or begins a section."""
     found, heading = [], ""
     for cell in book["cells"]:
@@ -277,7 +277,7 @@ def _notes_section(file: Path) -> str:
     book = slides.read(file)
     total = book["metadata"]["workshop"]["minutes"]
     parts, last = [], ""
-    for heading, minutes, note in notes_of(book):
+    for heading, minutes, note in noted(book):
         if minutes or heading != last:
             length = f" <small>{minutes}</small>" if minutes else ""
             parts.append(f"<h3>{html.escape(heading)}{length}</h3>")

@@ -36,7 +36,7 @@ def following(name: str) -> dict[str, str]:
     return _link("Next", every[after]) if after < len(every) else {}
 
 
-def minutes_text(notebook: Notebook) -> str:
+def length_text(notebook: Notebook) -> str:
     """The minutes to plan, and how many of them are the core, where its sections say so."""
     core = sum(section.minutes for section in notebook.sections if section.core)
     if not notebook.sections or core >= notebook.minutes:

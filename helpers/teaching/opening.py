@@ -30,7 +30,7 @@ def start(name: str) -> Card:
         "machine": f"{machine.cpu.model}, {machine.cpu.cores} cores, {bytes_text(machine.memory_bytes)}; {gpus}",
         "toolchain": toolchain.title + why,
         "workspace": f"{workspace.home()} ({_made_text()})",
-        "planned": navigation.minutes_text(this),
+        "planned": navigation.length_text(this),
     }
     if pacing.is_on():
         facts["pace"] = pacing.line(name).text
