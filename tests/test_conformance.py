@@ -262,7 +262,8 @@ def test_the_cpu_servers_endpoint_shows_its_blocks_and_requests(cpu):
     until(lambda: (s := cpu.status()).active == 0 and s.kv_used == 0 and s.record.time >= began, 10, "idle again")
     done = cpu.activity(began)
     assert done.most_active == 8 and done.most_queued >= 1, done.sentence
-    assert 8 * 4 <= done.most_kv_used <= 8 * 6, "each of 8 holds about 132 tokens in blocks of 32"
+    # Each comes to hold about 132 tokens in blocks of 32, but the first ends before the last has them all.
+    assert 8 * 2 <= done.most_kv_used <= 8 * 6
 
 
 @pytest.mark.slow
