@@ -139,7 +139,10 @@ def find(name: str = BUNDLED, revision: str | None = None) -> Model:
         return check(Model(name, DATA / "model", name, name))
     if Path(name).expanduser().is_dir():
         folder = Path(name).expanduser().resolve()
-        mark = hashlib.sha256(str(folder).encode()).hexdigest()[:6]
+        home = workspace.home().resolve()
+        # A place in the workspace is marked as such: what is made of it keeps its name where it is restored elsewhere.
+        place = folder.relative_to(home) if folder.is_relative_to(home) else folder
+        mark = hashlib.sha256(str(place).encode()).hexdigest()[:6]
         return check(Model(folder.name, folder, str(folder), f"{folder.name}-{mark}"))
     name, _, named = name.partition("@")
     revision, rows = revision or named or None, known()

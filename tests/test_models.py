@@ -71,6 +71,16 @@ def test_two_folders_of_the_same_name_do_not_share_a_place_in_the_workspace(copi
     assert all(name.startswith("a model-") for name in names)
 
 
+def test_a_model_made_in_the_workspace_keeps_its_place_where_the_workspace_lies_elsewhere(
+    copied, tmp_path, monkeypatch
+):
+    names = []
+    for home in (tmp_path / "here", tmp_path / "there"):
+        monkeypatch.setenv("WORKSHOP_HOME", str(home))
+        names.append(models.find(str(shutil.copytree(copied, home / "models" / "changed"))).folder)
+    assert names[0] == names[1] != "changed"
+
+
 def test_a_model_is_remembered_by_what_decides_its_engine(copied):
     digest = models.find(str(copied)).digest
     (copied / "README.md").write_text("another card")
