@@ -51,8 +51,9 @@ def syllabus_page(one: Syllabus) -> str:
     read = (
         "*Minutes* are those of someone who reads every line, with all stages made before. *Core* carries the thread."
     )
+    after = "Afterwards, run the last cell of each notebook that you opened: it ends what the notebook started."
     others = "Other lengths: [all syllabi](README.md). In a notebook: " + f'`teaching.syllabus("{one.title.lower()}")`.'
-    return "\n\n".join([made, f"# {one.title}", one.about, before, *plan, read, others]) + "\n"
+    return "\n\n".join([made, f"# {one.title}", one.about, before, *plan, after, read, others]) + "\n"
 
 
 def index_page(every: list[Syllabus]) -> str:
