@@ -189,7 +189,7 @@ class Rehearsal(Shown):
             )
         installed = releases.current(self.machine) if self.has_gpu else None
         name = f"TensorRT-LLM {(installed.version if installed else fitting[0].version)} environment"
-        state = "✓ installed" if installed else "✗ to install on the pod (notebook 02, or NVIDIA's container)"
+        state = "✓ installed" if installed else "✗ to install (notebook 02)"
         return [name, f"~{bytes_text(ENVIRONMENT_BYTES)} on disk", state, "predicted: an estimate of what it takes"]
 
     @cached_property
@@ -485,7 +485,8 @@ def _in_a_terminal(part: "Table | Playbook") -> str:
         wraps = len(line) > _WIDE > before + 20
         lines += textwrap.wrap(line, _WIDE, subsequent_indent=" " * before) if wraps else [line]
     head = whole[: len(whole) - len(part.rows)]
-    ruled = [line[:_WIDE] if set(line) <= {"-", " "} else line for line in head]
+    width = max(_WIDE, *map(len, lines)) if lines else _WIDE
+    ruled = [line[:width] if set(line) <= {"-", " "} else line for line in head]
     note = [textwrap.fill(part.note, _WIDE)] if part.note else []
     return "\n".join([*ruled, *lines, *note])
 
