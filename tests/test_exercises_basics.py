@@ -48,8 +48,8 @@ def scores() -> dict[str, np.ndarray]:
     return {"FP16": first, **{name: first + worse[name][0] + one - one.mean() for name, one in noise.items()}}
 
 
-def wrote(tokens: int, ended: str) -> Generation:
-    return Generation("a prompt", "a text", tokens, 0.1, 0.01, 0.5, "FP16", ended)
+def wrote(tokens: int, ended: str, ignored_eos: bool = False) -> Generation:
+    return Generation("a prompt", "a text", tokens, 0.1, 0.01, 0.5, "FP16", ended, ignored_eos)
 
 
 LIMIT, ENDED = "the limit of {} tokens", "its end-of-sequence token"
@@ -77,7 +77,7 @@ RIGHT = {
     check_release: ("1.0.0",),
     check_fault: ("torch",),
     check_engine_gb: (16.06,),
-    check_tokens: (wrote(50, LIMIT.format(50)),),
+    check_tokens: (wrote(50, LIMIT.format(50), ignored_eos=True),),
     check_new_engine: ("gpu, max_seq_len, max_batch_size",),
     check_rounded: (22,),
     check_scaling_factor: (0.125,),
@@ -107,6 +107,7 @@ WRONG = [
     (check_engine_gb, (8,), "That is one byte for each weight"),
     (check_engine_gb, (32,), "FP32"),
     (check_engine_gb, (14.96,), "That counts in GiB"),
+    (check_tokens, (wrote(50, LIMIT.format(50)),), "after another prompt the model may end sooner"),
     (check_tokens, (wrote(12, LIMIT.format(12)),), "max_tokens is too small by 38"),
     (check_tokens, (wrote(30, ENDED),), "The model ended by itself after 30 tokens"),
     (check_tokens, (wrote(96, LIMIT.format(96)),), "46 too many: set max_tokens to 50"),

@@ -101,8 +101,15 @@ def check_tokens(written: object = None) -> Card:
         )
     facts = {"tokens": f"{written.tokens:,}", "ended by": written.ended}
     by_limit = "limit" in written.ended
-    if written.tokens == _TOKENS and by_limit:
-        return Card(title, facts, "Right. The limit ended it. Pass ignore_eos=True, and no other prompt ends sooner.")
+    if written.tokens == _TOKENS and written.ignored_eos:
+        return Card(title, facts, "Right. The limit ended it, and would for any other prompt.")
+    if written.tokens == _TOKENS:
+        return Card(
+            title,
+            facts,
+            f"Not right yet. These are {_TOKENS} because this prompt's answer is longer; after another prompt the model "
+            "may end sooner. Tell the engine to ignore its end-of-sequence token.",
+        )
     if written.tokens > _TOKENS:
         return Card(title, facts, f"Not right. {written.tokens - _TOKENS:,} too many: set max_tokens to {_TOKENS}.")
     if by_limit:

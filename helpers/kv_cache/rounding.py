@@ -233,8 +233,8 @@ class Errors(ShownAsTable):
         }[tuple(self.claim_holds_for)]
         return (
             f"With one scale a tensor, {first} (error of the middle channel, median of the layers). "
-            f"{self._finer()} So the claim that INT8 loses more than E4M3 {holds}, as far as rounding errors tell; "
-            f"perplexity decides. {self.ranges.sentence} {self._shared()}"
+            f"{self._finer()} So with a scale for each, the claim that INT8 loses more than E4M3 {holds}, as far as "
+            f"rounding errors tell; perplexity decides. {self.ranges.sentence} {self._shared()}"
         )
 
     def _compared(self, part: Part) -> str:
@@ -251,7 +251,10 @@ class Errors(ShownAsTable):
                 if not 1 / _CLOSE <= (after / before if before else 1.0) <= _CLOSE:
                     said.append(f"the {part}s' error in {way.short} from {before:.2%} to {after:.2%}")
         shared = "One factor for keys and values together, as TensorRT-LLM stores it,"
-        return f"{shared} takes {' and '.join(said)}." if said else f"{shared} changes nothing to speak of."
+        if not said:
+            return f"{shared} changes nothing to speak of."
+        stored = [f"for the {part}s {_closer(self.int8_against_e4m3(part, 'engine'))}" for part in PARTS]
+        return f"{shared} takes {' and '.join(said)}. Stored so, {' and '.join(stored)}."
 
     def _finer(self) -> str:
         """Whether a scale a channel changes which format is closer, in words."""

@@ -31,6 +31,7 @@ class Generation(Shown):
         seconds: from sending the prompt to the last token.
         engine: its precision, as a person writes it.
         ended: by what.
+        ignored_eos: whether it was to write on after the model's end-of-sequence token.
         details: label to value: the command and the log's path.
     """
 
@@ -42,6 +43,7 @@ class Generation(Shown):
     seconds: float
     engine: str = ""
     ended: str = ""
+    ignored_eos: bool = False
     details: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -78,6 +80,7 @@ def converse(
     command: Sequence[str],
     prompt: str,
     max_tokens: int,
+    ignore_eos: bool,
     environment: Mapping[str, str] | None = None,
     time_limit: float | None = None,
 ) -> Generation:
@@ -87,7 +90,7 @@ def converse(
         engine: what the worker loads.
         command: prints JSON objects, one a line: ``piece`` (of text) as they come, at the end ``tokens``, ``finished``
             and its times. Other lines are a library's, and go to the log.
-        prompt, max_tokens: what it was asked for.
+        prompt, max_tokens, ignore_eos: what it was asked for.
         environment: all of its variables; None for this process's own.
         time_limit: seconds after which it is ended, or None.
 
@@ -144,6 +147,7 @@ def converse(
         seconds=last["seconds"],
         engine=engine.title,
         ended="its end-of-sequence token" if last["finished"] else f"the limit of {max_tokens} tokens",
+        ignored_eos=ignore_eos,
         details=details,
     )
     live.finish(made)

@@ -235,13 +235,32 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
         max_tokens: stop after so many; an end-of-sequence token ends it sooner unless ``ignore_eos``.
 
     Raises:
-        WorkshopError: the engine does not fit this machine, or its process failed.
+        WorkshopError: the engine does not fit this machine, the prompt and answer are longer than its model can read,
+            or its process failed.
     """
     require_fit(sys.modules[__name__], engine)
+    _require_room(engine, prompt, max_tokens)
     request = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": ignore_eos}
     command = [sys.executable, str(commands.WORKERS / "openvino_generate.py"), str(engine.path), json.dumps(request)]
     command += ["--kv-cache", commands.KV[engine.kv]]
-    return converse(engine, command, prompt, max_tokens)
+    return converse(engine, command, prompt, max_tokens, ignore_eos)
+
+
+def _require_room(engine: Engine, prompt: str, max_tokens: int) -> None:
+    """Refuse what the model cannot read: it was trained on no positions beyond.
+
+    Raises:
+        WorkshopError: prompt and answer together are longer.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(engine.path / "graph" / "tokenizer.json"))
+    asked, longest = len(tokenizer.encode(prompt).ids), _shape(engine).positions
+    if asked + max_tokens > longest:
+        raise WorkshopError(
+            f"The prompt has {asked:,} tokens and max_tokens is {max_tokens:,}; this engine's model reads {longest:,} "
+            "of both together. Shorten the prompt, or ask for fewer."
+        )
 
 
 def serve_options(engine: Engine) -> ServeOptions:

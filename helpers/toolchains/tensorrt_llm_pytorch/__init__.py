@@ -219,7 +219,7 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
         *(str(installation.python), folder, prompt, sizes, max_tokens, ignore_eos, gpus), engine.kv
     )
     environment = releases.worker_environment(installation, gpus)
-    return converse(engine, command, prompt, max_tokens, environment, _LOAD_LIMIT)
+    return converse(engine, command, prompt, max_tokens, ignore_eos, environment, _LOAD_LIMIT)
 
 
 def serve_options(engine: Engine) -> ServeOptions:
