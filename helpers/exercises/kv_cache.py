@@ -165,12 +165,11 @@ class _Judged:
 
 def _judge(weights: str, cache: str) -> _Judged:
     """Hold a pair against the three conditions."""
-    from helpers.toolchains.tensorrt_llm.kv import side_effects
+    from helpers.toolchains.tensorrt_llm.kv import kv_choices_of, side_effects
 
     sheet, wrong = hardware.by_key(_GPU), []
     plan = memory.fit(_MODEL, _GPU, CHECKPOINTS[weights], _CACHES[cache], _REQUESTS, sequence=_SEQUENCE)
-    here = hardware.support(sheet.compute_capability)
-    offered = here is not None and CHECKPOINTS[weights] in here.engine_weights and cache in here.engine_kv
+    offered = _CACHES[cache] in kv_choices_of(sheet.name, sheet.compute_capability).offered(weights)
     effects = side_effects(weights, _CACHES[cache])
     if plan.requests < _REQUESTS:
         wrong.append(f"{_REQUESTS - plan.requests} requests too few fit ({plan.requests} of {_REQUESTS})")

@@ -103,6 +103,8 @@ def whole(name: str, value: int) -> int:
 
 def notes(sheet: hardware.Datasheet, precision: str, kv: str | None) -> tuple[str, ...]:
     """Why TensorRT-LLM builds no engine of these precisions for a GPU; nothing where it does."""
+    from helpers.toolchains.tensorrt_llm.kv import NOT_MADE
+
     here = hardware.support(sheet.compute_capability)
     if here is None:
         return (f"TensorRT-LLM's releases have no kernels for the {sheet.name}.",)
@@ -117,6 +119,9 @@ def notes(sheet: hardware.Datasheet, precision: str, kv: str | None) -> tuple[st
     elif kv and kv not in here.engine_kv:
         why = here.refusals.get(f"{kv}_kv", "")
         notes.append(f"No engine with an {KV_TITLES[kv]} KV cache is offered for the {sheet.name}. {why}")
+    elif (precision, kv) in NOT_MADE:
+        both = f"{TITLES[precision]} weights and an {KV_TITLES[kv]} KV cache"
+        notes.append(f"No engine of {both} is made in this workshop: nobody documents that pair.")
     elif f"engine_kv.{kv}" in here.unverified:
         notes.append(f"Nobody has reported an engine with an {KV_TITLES[kv]} KV cache on this generation yet.")
     return tuple(note.strip() for note in notes)

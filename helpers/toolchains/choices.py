@@ -139,6 +139,7 @@ class KvChoices(ShownAsTable):
         Raises:
             WorkshopError: why, and which there are.
         """
+        kv = None if kv == "fp16" else kv  # as recipes and the command line call 16 bits
         row = next((row for row in self.rows if (row.precision, row.kv) == (precision, kv)), None)
         if row is not None and row.offered:
             return

@@ -101,7 +101,7 @@ def kv_choices() -> KvChoices:
         ),
         "fp8": (False, fp8),
     }
-    rows = [KvChoice(p, kv, offered, None, why) for p in choices().offered for kv, (offered, why) in said.items()]
+    rows = [KvChoice(p, kv, offered, True if offered else None, why) for p in choices().offered for kv, (offered, why) in said.items()]
     note = "Reuse of KV blocks and chunked prompts work with all of them: this pipeline does not tie them to precision."
     return KvChoices(cpu_identity()["cpu"], tuple(rows), note)
 

@@ -19,7 +19,7 @@ from helpers.workspace import REPOSITORY
 _NAMES = {None: "fp16", "fp8": "fp8", "int8": "int8"}
 """A KV cache's precision to what the tables of ``data`` call it."""
 
-_NOT_MADE = {("fp8", "int8"), ("int8_wo", "fp8"), ("int8_wo", "int8")}
+NOT_MADE = {("fp8", "int8"), ("int8_wo", "fp8"), ("int8_wo", "int8")}
 """Pairs of engine precision and KV cache of which :func:`helpers.checkpoint.make` makes no checkpoint, and says why."""
 
 _NOTE = (
@@ -88,7 +88,7 @@ def _rows(support: Support) -> Iterator[KvChoice]:
         if CHECKPOINTS[precision] not in support.engine_weights:
             continue
         for kv in _NAMES:
-            if (precision, kv) not in _NOT_MADE:
+            if (precision, kv) not in NOT_MADE:
                 yield _row(support, precision, kv)
 
 
