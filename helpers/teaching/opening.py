@@ -4,10 +4,11 @@ import sys
 from collections import Counter
 
 from helpers import stage, workspace
-from helpers.cards import Card, bytes_text
+from helpers.cards import Card, bytes_text, counted
+from helpers.errors import WorkshopError
 from helpers.teaching import journal, navigation, pacing
 from helpers.teaching.cost import line as cost_line
-from helpers.teaching.notebooks import named
+from helpers.teaching.notebooks import Notebook, named
 
 
 def start(name: str) -> Card:
@@ -32,9 +33,25 @@ def start(name: str) -> Card:
         "workspace": f"{workspace.home()} ({_made_text()})",
         "planned": navigation.length_text(this),
     }
+    if lacking := _lacking(this):
+        facts["of earlier notebooks"] = lacking
     if pacing.is_on():
         facts["pace"] = pacing.line(name).text
     return Card(f"Ready: {this.number} {this.title}", facts, links=navigation.around(name))
+
+
+def _lacking(notebook: Notebook) -> str:
+    """What of earlier notebooks is not here and how it is got, in words; empty where nothing is missing."""
+    from helpers.teaching.catch_up import missing
+
+    try:
+        found = missing(notebook.name)
+    except WorkshopError as problem:  # such as a bundle that is not mounted: the notebook itself works
+        return str(problem)
+    if not found.todo:
+        return ""
+    some = f"{len(found.todo)} of {counted(len(found.needs), 'thing')} missing"
+    return f'{some}: make them first with teaching.catch_up("{notebook.number}"), {found.total}'
 
 
 def finish(name: str) -> Card:
