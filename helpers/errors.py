@@ -11,3 +11,8 @@ class WorkshopError(Exception):
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a traceback."""
         return [f"{type(self).__name__}: {self}"]
+
+
+def in_one_line(stopped: KeyboardInterrupt, message: str) -> None:
+    """Let a notebook show an interrupt as one line instead of the traceback of whatever was waited for."""
+    setattr(stopped, "_render_traceback_", lambda: [f"KeyboardInterrupt: {message}"])  # noqa: B010 - it has no such name

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import processes, workspace
-from helpers.errors import WorkshopError
+from helpers.errors import WorkshopError, in_one_line
 from helpers.progress import Bar, Live, counting_bytes, in_notebook
 from helpers.workspace import Artifact, Manifest
 
@@ -31,6 +31,7 @@ _LEAST_SPACE = 1_000_000
 # Where in somebody's code it happened: a traceback's lines, and torchrun's for an error file that nobody asked for.
 _PLACES = ('File "', "raise ", "error_file: <N/A>")
 _UNDER_WAY = ("running", "waiting", "publishing")
+_BETWEEN_STAGES = 3.0  # seconds
 _only_news: ContextVar[bool] = ContextVar("only_news", default=False)
 _looking: ContextVar["tuple[list[Seen], Offers] | None"] = ContextVar("looking", default=None)
 _offers: ContextVar["Offers | None"] = ContextVar("offers", default=None)
@@ -295,6 +296,7 @@ def _watch(stage: Stage, directory: Path, live: Live) -> dict[str, Any]:
             env={**os.environ, "PYTHONPATH": str(workspace.REPOSITORY)},
             start_new_session=True,
         )
+    stopped = f"{stage.title}: stopped. Nothing half-made is left; run the cell again to make it."
     try:
         started = time.monotonic()
         while True:
@@ -312,10 +314,20 @@ def _watch(stage: Stage, directory: Path, live: Live) -> dict[str, Any]:
                 return read_state(directory)
             except subprocess.TimeoutExpired:
                 continue
+    except KeyboardInterrupt as interrupt:
+        in_one_line(interrupt, stopped)
+        _end(supervisor)
+        live.finish(stopped)
+        raise
     finally:
-        if supervisor.stdin:
-            supervisor.stdin.close()  # the supervisor reads end of file and ends everything it started
-        supervisor.wait()
+        _end(supervisor)
+
+
+def _end(supervisor: "subprocess.Popen[bytes]") -> None:
+    """Let a supervisor end everything it started, which it does where its input ends, and wait for it."""
+    if supervisor.stdin:
+        supervisor.stdin.close()
+    supervisor.wait()
 
 
 def read_state(directory: Path) -> dict[str, Any]:
@@ -348,7 +360,7 @@ def _outcome(stage: Stage, directory: Path, state: dict[str, Any]) -> Artifact:
     raise WorkshopError(
         f"{stage.title}: {why}. Nothing half-made is left.\n"
         + diagnosis("\n".join(file.read_text(errors="replace") for file in files), why)
-        + f"The whole log: {log}\nMend the cause and run this cell again."
+        + f"The whole log: {log}\nMend the cause, then run it again."
     )
 
 
@@ -424,20 +436,34 @@ def end_own(patience: float = 5.0) -> list[str]:
 
 
 def watch() -> None:
-    """Follow every stage that is under way, whichever notebook started it; ends when none is.
+    """Follow every stage that is under way, whichever notebook started it, and those that come right after them.
 
     A cell of any notebook calls it, or ``python -m helpers watch`` in a terminal. To stop following ends no stage.
     """
-    followed = [directory for directory, state in runs() if is_alive(state)]
+    followed = _under_way()
     if not followed:
         print("No stage is under way.")
         return
     try:
-        _follow(followed)
+        while followed:
+            _follow(followed)
+            followed = _soon_under_way()
     except KeyboardInterrupt:
         if not in_notebook():
             raise
         print("No longer followed. The stage goes on.")
+
+
+def _under_way() -> list[Path]:
+    return [directory for directory, state in runs() if is_alive(state)]
+
+
+def _soon_under_way() -> list[Path]:
+    """The stages that have come to be under way within :data:`_BETWEEN_STAGES`; a catch-up runs one after another."""
+    until = time.monotonic() + _BETWEEN_STAGES
+    while not (found := _under_way()) and time.monotonic() < until:
+        time.sleep(0.3)
+    return found
 
 
 def _follow(followed: list[Path]) -> None:

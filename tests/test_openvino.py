@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -193,6 +194,20 @@ def test_limits_on_the_number_of_tokens(engines):
     long = openvino.generate(engines["fp16"], checkpoint.PROMPT, max_tokens=120, ignore_eos=True)
     assert long.tokens == 120
     assert long.text.startswith(short.text)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "told"),
+    [
+        (checkpoint.PROMPT, 0, "max_tokens is 0. Give a whole number of at least 1."),
+        (None, 5, "The prompt is None. Give some text"),
+        ("Born", 2048, "The prompt has 2 tokens and max_tokens is 2,048; this engine's model reads 2,048 of both"),
+        ("Born in " * 3000, 1, "Shorten the prompt, or ask for fewer."),
+    ],
+)
+def test_what_no_engine_can_continue_is_refused_in_a_sentence(engines, prompt, max_tokens, told):
+    with pytest.raises(WorkshopError, match=re.escape(told)):
+        openvino.generate(engines["fp16"], prompt, max_tokens=max_tokens)
 
 
 def test_characters_of_several_tokens_arrive_whole(engines):

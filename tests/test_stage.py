@@ -240,7 +240,7 @@ sys.exit(4)
     assert lines[1] == "  | RuntimeError: out of memory: tried to allocate 2 GB"
     log = Path(lines[2].removeprefix("The whole log: "))
     assert log.read_text().endswith("epoch 1 of 9\nRuntimeError: out of memory: tried to allocate 2 GB\ngoodbye\n")
-    assert lines[3] == "Mend the cause and run this cell again."
+    assert lines[3] == "Mend the cause, then run it again."
     assert left(target) == []
     assert state()["state"] == "failed"
 

@@ -103,6 +103,8 @@ def test_interrupting_the_kernel_ends_the_stage(opened, tmp_path, pids: Pids):
     assert time.monotonic() - sent < 5
     assert ended.error is not None
     assert ended.error["ename"] == "KeyboardInterrupt"
+    assert [len(line.splitlines()) for line in ended.error["traceback"]] == [1], "no traceback of what was waited for"
+    assert "stopped. Nothing half-made is left; run the cell again" in ended.shown["text/plain"]
     assert pids.alive() == []
     nothing_left(tmp_path)
     assert_one_card(opened.run(f"made = ask({WORK!r})"), "Engine of a test: done in")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from helpers import keeper, processes, stage, workspace
 from helpers.cards import Shown, Table
-from helpers.errors import WorkshopError
+from helpers.errors import WorkshopError, in_one_line
 from helpers.progress import Bar, Live
 
 if TYPE_CHECKING:
@@ -75,6 +75,18 @@ class Generation(Shown):
         )
 
 
+def require_request(prompt: object, max_tokens: object) -> None:
+    """Refuse what no engine can continue.
+
+    Raises:
+        WorkshopError: the prompt is no text, or the number of tokens is no whole number of at least 1.
+    """
+    if not isinstance(prompt, str) or not prompt:
+        raise WorkshopError(f"The prompt is {prompt!r:.60}. Give some text, in quotation marks.")
+    if not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1:
+        raise WorkshopError(f"max_tokens is {max_tokens!r}. Give a whole number of at least 1.")
+
+
 def converse(
     engine: "Engine",
     command: Sequence[str],
@@ -125,6 +137,9 @@ def converse(
                 text += last.get("piece", "")
                 live.show_text(prompt, text)
             worker.wait()
+        except KeyboardInterrupt as interrupt:
+            in_one_line(interrupt, "stopped; the engine's process has ended. Run the cell again for a whole answer.")
+            raise
         finally:
             timed_out = guard.stop()
             if worker.poll() is None:

@@ -24,7 +24,7 @@ from helpers.toolchains import base, batching
 from helpers.toolchains.base import Engine, disguised, rebuild_command, require_fit
 from helpers.toolchains.batching import BatchRun, Load
 from helpers.toolchains.choices import AUTO, CHECKPOINTS, TITLES, Choices, KvChoice, KvChoices
-from helpers.toolchains.generation import Generation, converse
+from helpers.toolchains.generation import Generation, converse, require_request
 from helpers.toolchains.openvino import commands
 from helpers.toolchains.serving import ServeCommand, ServeOptions
 from helpers.toolchains.sizes import Sizes
@@ -101,7 +101,11 @@ def kv_choices() -> KvChoices:
         ),
         "fp8": (False, fp8),
     }
-    rows = [KvChoice(p, kv, offered, True if offered else None, why) for p in choices().offered for kv, (offered, why) in said.items()]
+    rows = [
+        KvChoice(p, kv, offered, True if offered else None, why)
+        for p in choices().offered
+        for kv, (offered, why) in said.items()
+    ]
     note = "Reuse of KV blocks and chunked prompts work with all of them: this pipeline does not tie them to precision."
     return KvChoices(cpu_identity()["cpu"], tuple(rows), note)
 
@@ -235,9 +239,10 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
         max_tokens: stop after so many; an end-of-sequence token ends it sooner unless ``ignore_eos``.
 
     Raises:
-        WorkshopError: the engine does not fit this machine, the prompt and answer are longer than its model can read,
-            or its process failed.
+        WorkshopError: the prompt is no text, the engine does not fit this machine, prompt and answer are longer than
+            its model can read, or its process failed.
     """
+    require_request(prompt, max_tokens)
     require_fit(sys.modules[__name__], engine)
     _require_room(engine, prompt, max_tokens)
     request = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": ignore_eos}
@@ -294,11 +299,13 @@ def serve_command(engine: Engine, options: ServeOptions) -> ServeCommand:
         )
     command = commands.serve(sys.executable, str(engine.path), engine.kv, options)
     note = (
-        f"pieces, of {sizes.max_num_tokens:,} tokens at most."
+        f"reads pieces of {sizes.max_num_tokens:,} tokens at most."
         if options.chunked_prefill
-        else f"limit, {sizes.max_batch_size:,}."
+        else f"has the limit: {sizes.max_batch_size:,} requests."
     )
-    either = "On a CPU you choose: a limit of the batch, or long prompts read in pieces. This server has the "
+    either = (
+        "OpenVINO can limit how many requests run at once, or read long prompts in pieces, but not both. This server "
+    )
     return ServeCommand(command, engine.path.name, {**os.environ, **_QUIET}, notes=(either + note,))
 
 

@@ -22,7 +22,7 @@ from helpers.toolchains import base, batching
 from helpers.toolchains.base import Engine, disguised, rebuild_command, require_fit
 from helpers.toolchains.batching import BatchRun, Load
 from helpers.toolchains.choices import AUTO, CHECKPOINTS, TITLES, Choices, KvChoices, kv_of
-from helpers.toolchains.generation import Generation, converse
+from helpers.toolchains.generation import Generation, converse, require_request
 from helpers.toolchains.serving import RUN, ServeCommand, ServeOptions
 from helpers.toolchains.sizes import Sizes
 from helpers.toolchains.tensorrt_llm import commands
@@ -312,9 +312,10 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
     """Continue a prompt greedily, showing the text as it comes.
 
     Raises:
-        WorkshopError: the engine does not fit this machine, the prompt and answer are longer than it was built for, or
-            its process failed.
+        WorkshopError: the prompt is no text, the engine does not fit this machine, prompt and answer are longer than
+            it was built for, or its process failed.
     """
+    require_request(prompt, max_tokens)
     require_fit(sys.modules[__name__], engine)
     longest = int(engine.manifest.options["max_seq_len"])
     if max_tokens >= longest:

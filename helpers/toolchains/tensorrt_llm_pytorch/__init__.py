@@ -20,7 +20,7 @@ from helpers.toolchains import base, tensorrt_llm
 from helpers.toolchains.base import REFERENCE, Engine, require_fit
 from helpers.toolchains.batching import BatchRun, Load
 from helpers.toolchains.choices import AUTO, CHECKPOINTS, TITLES, Choices, KvChoices, kv_of
-from helpers.toolchains.generation import Generation, converse
+from helpers.toolchains.generation import Generation, converse, require_request
 from helpers.toolchains.serving import RUN, ServeCommand, ServeOptions
 from helpers.toolchains.sizes import Sizes
 from helpers.toolchains.tensorrt_llm import install as install
@@ -206,6 +206,7 @@ def generate(engine: Engine, prompt: str, max_tokens: int = 96, ignore_eos: bool
         WorkshopError: it cannot be loaded here, prompt and answer are longer than it was asked for, or its process
             failed.
     """
+    require_request(prompt, max_tokens)
     require_fit(sys.modules[__name__], engine)
     sizes = serve_options(engine).sizes
     if max_tokens >= sizes.max_seq_len:
