@@ -33,6 +33,8 @@ BUILD = ROOT / "build"
 OUT = BUILD / "present"
 FOLD_CHARACTERS = 200
 """Prose up to this length stays open: two lines on a projector."""
+EXERCISE = "Your turn"
+"""Stands in the heading of an exercise, whose question stays open: the room answers it."""
 FIRST = "00_start_here.ipynb"
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -78,6 +80,8 @@ def _at_headings(text: str) -> Iterator[list[str]]:
 
 def _folded_section(blocks: list[str]) -> str:
     heading = blocks[:1] if re.match(r"#+ ", blocks[0]) else []
+    if heading and EXERCISE in heading[0]:
+        return "\n\n".join(blocks)
     body = blocks[len(heading) :]
     text = "\n\n".join(body)
     if len(text) <= FOLD_CHARACTERS or "<details" in text:
@@ -238,8 +242,8 @@ def require_closed(out: Path) -> None:
     except OSError:
         os.close(lock)
         raise WorkshopError(
-            f"A presentation from {out} is still open. Go on in its window, or end it with Ctrl-C where it runs and "
-            "give the command again."
+            f"A presentation from {out} is still open. Go on in its window, or end it where it runs with Ctrl-C, "
+            "twice, and give the command again."
         ) from None
 
 

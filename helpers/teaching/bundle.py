@@ -149,7 +149,8 @@ def check(place: Path) -> Table:
     for part, names in _parts(contents.files).items():
         wrong = [name for name in names if name in bad]
         size = sum(contents.files[name][0] for name in names)
-        rows.append([part, len(names), bytes_text(size), f"✗ damaged: {wrong[0]}" if wrong else "✓ as packed"])
+        state = "damaged" if wrong and (place / wrong[0]).exists() else "missing"
+        rows.append([part, len(names), bytes_text(size), f"✗ {state}: {wrong[0]}" if wrong else "✓ as packed"])
     says = f"{counted(len(bad), 'file')} damaged or missing: pack it again." if bad else "Every file is as packed."
     return Table(["part", "files", "size", "state"], rows, caption=f"Bundle of {contents.created}", note=says)
 
@@ -220,10 +221,16 @@ def pack(place: str | Path, wheels: bool = True, models: Sequence[str] = ()) -> 
 
 def _pack(place: Path, wheels: bool) -> Table:
     """The work of :func:`pack`, whose list comes last."""
+    kept, rows = _sorted_out()
+    if not (kept or rows or wheels):
+        raise WorkshopError(
+            f"There is nothing to pack: {workspace.home()} holds no model and nothing that was made. Run notebooks, or "
+            "python -m helpers catch-up 08, or pack wheels."
+        )
+    _require_own(place)
     place.mkdir(parents=True, exist_ok=True)
     with workspace.lock(place / LIST):
         before = read(place) if (place / LIST).exists() else Contents()
-        kept, rows = _sorted_out()
         _require_space(place, kept, wheels and not _wheels_current(place, before))
         files, states = dict(before.files), []
         with counting_bytes("Bundle", sum(a.bytes for a in kept)) as tell:
@@ -239,6 +246,22 @@ def _pack(place: Path, wheels: bool) -> Table:
         _write_list(place, after)
     note = f"{bytes_text(after.bytes)} in {counted(len(after.files), 'file')}. Others use it with {VARIABLE} set to it."
     return Table(["what", "size", "state"], rows, caption=f"Bundle in {place}", note=note)
+
+
+def _require_own(place: Path) -> None:
+    """Refuse a folder whose files would be written over.
+
+    Raises:
+        WorkshopError: a README.md or a requirements.txt in it is somebody's own.
+    """
+    if (place / LIST).exists():
+        return
+    for name, begin in (("README.md", _README[:30]), ("requirements.txt", _REQUIREMENTS.read_text("utf-8")[:30])):
+        file = place / name
+        if file.exists() and not file.read_text("utf-8", errors="replace").startswith(begin):
+            raise WorkshopError(
+                f"{place} is no bundle and has a {name} of its own, which packing would replace. Name an empty folder."
+            )
 
 
 def _sorted_out() -> tuple[list[Artifact], list[list[str]]]:

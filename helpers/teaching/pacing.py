@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 
 from helpers import workspace
-from helpers.cards import Shown, boxed, paragraph
+from helpers.cards import Shown, boxed, counted, paragraph
 from helpers.errors import WorkshopError
 from helpers.teaching import journal
 from helpers.teaching.notebooks import Notebook, Section, named, notebooks
@@ -25,6 +25,7 @@ CHOICES = (*SYLLABI, "on", "off")
 PAUSE_S = 2 * 3600
 """A silence this long ends a session: what was run before it belongs to another day or another room."""
 TOLERANCE_MINUTES = 2.0
+_NAMED = 3  # sections that a line in front of a room names; the plan has them all
 SWITCHED_OFF = "pace-off"
 
 
@@ -75,7 +76,7 @@ class Pace(Shown):
 
     def parts(self) -> list[str]:
         """The line in pieces: where, ahead or behind, and the next cut."""
-        where = f"planned so far: {self.planned:.0f} of {self.total:.0f} min · gone: {self.gone:.0f} min"
+        where = f"planned so far: {self.planned:.0f} of {self.total:g} min · gone: {self.gone:.0f} min"
         if abs(self.late) <= TOLERANCE_MINUTES:
             word = "= on time"
         elif self.late > 0:
@@ -94,8 +95,10 @@ class Pace(Shown):
         while len(chosen) < len(self.cuts) and sum(part.minutes for part in chosen) < self.late:
             chosen.append(self.cuts[len(chosen)])
         saved = sum(part.minutes for part in chosen)
-        enough = "" if saved >= self.late else f", which saves {saved:g} min and is all there is"
-        return f"leave out: {', '.join(map(_named, chosen))}{enough}"
+        enough = "" if saved >= self.late else " and is all there is"
+        rest = len(chosen) - _NAMED
+        more = f" and {counted(rest, 'more section')} that may go" if rest > 0 else ""
+        return f"leave out: {', '.join(map(_named, chosen[:_NAMED]))}{more}; it saves {saved:g} min{enough}"
 
     @property
     def text(self) -> str:
@@ -111,7 +114,8 @@ class Pace(Shown):
 
 
 def _named(part: Part) -> str:
-    return f"“{part.title}” in {part.notebook[:2]} ({part.minutes:g} min)"
+    where = f" in {part.notebook[:2]}" if part.notebook else ""
+    return f"“{part.title}”{where} ({part.minutes:g} min)"
 
 
 # --- The plan -----------------------------------------------------------------

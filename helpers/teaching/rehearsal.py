@@ -120,7 +120,8 @@ class Rehearsal(Shown):
             self.times(),
             self.slowest(),
             self.beforehand(),
-            *([self.on_the_gpu(), self.pods()] if self.sheet else []),
+            *([self.on_the_gpu()] if self.sheet else []),
+            *([self.pods()] if self.sheet or self.price is not None else []),
             self.room(),
             self.checks(),
             playbook(),
@@ -155,7 +156,8 @@ class Rehearsal(Shown):
         left = len(rows) - ready
         note = "Nothing is left to download." if not left else f"{counted(left, 'download')} to do, for each learner."
         if left:
-            note += " A bundle spares the room models and packages: python -m helpers bundle FOLDER, then "
+            option = f"--gpu {self.sheet.key} " if self.sheet else ""
+            note += f" A bundle spares the room models and packages: python -m helpers bundle {option}FOLDER, then "
             note += f"{bundle.VARIABLE}=FOLDER."
         return Table(["what", "size", "state", "evidence of the size"], rows, "Downloads", note)
 
@@ -623,7 +625,6 @@ _PAGE = """<!doctype html>
 @media (prefers-color-scheme: dark) {{
   :root {{ --ink: #ececec; --paper: #161616; --line: #777777; --quiet: #b5b5b5 }}
 }}
-@media print {{ :root {{ --ink: #000; --paper: #fff; --line: #888; --quiet: #444 }} body {{ font-size: 7pt }} }}
 @page {{ size: A4 landscape; margin: 8mm }}
 body {{ font: 14px/1.3 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 1em;
   overflow-wrap: anywhere }}
@@ -634,6 +635,7 @@ th, td {{ text-align: left; vertical-align: top; padding: 0.25em 0.5em; border-b
 th {{ width: 24% }} td {{ width: 36% }}
 small {{ color: var(--quiet) }}
 tr {{ break-inside: avoid }}
+@media print {{ :root {{ --ink: #000; --paper: #fff; --line: #888; --quiet: #444 }} body {{ font-size: 7pt }} }}
 </style>
 </head>
 <body>
