@@ -144,7 +144,7 @@ def test_the_bytes_that_one_rank_hands_over_are_right(answer):
         (HANDED * 4, "all 4 ranks hand over together"),
         (2 * 32 * 16 * 14336 * 2, "intermediate size, 14,336"),
         (HANDED * 1.5, "a ring of GPUs sends"),
-        (2 * 16 * 4096 * 2, "You counted one layer. The model has 32"),
+        (2 * 16 * 4096 * 2, "one layer in place of 32, or one all-reduce a layer for one request"),
         (16 * 4096 * 2, "You counted one all-reduce. A step has 64"),
     ],
 )

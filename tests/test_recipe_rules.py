@@ -55,9 +55,9 @@ def test_where_chunks_are_lost_they_cannot_be_asked_for():
 
 
 def test_a_cpu_has_pieces_or_a_limit_and_the_recipe_chooses():
-    assert remarks(CPU)["note", "serving.chunked_prefill"].endswith("This recipe has the limit, 32.")
+    assert remarks(CPU)["note", "serving.chunked_prefill"].endswith("This recipe chooses the limit: 32 requests.")
     chosen = remarks(CPU, serving__chunked_prefill=True)["warning", "serving.chunked_prefill"]
-    assert "has the pieces, of 2,048 tokens" in chosen and "max_batch_size 32 limits nothing" in chosen
+    assert "chooses pieces, of 2,048 tokens" in chosen and "max_batch_size 32 limits nothing" in chosen
 
 
 @pytest.mark.parametrize(

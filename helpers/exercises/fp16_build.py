@@ -107,8 +107,8 @@ def check_tokens(written: object = None) -> Card:
         return Card(
             title,
             facts,
-            f"Not right yet. These are {_TOKENS} because this prompt's answer is longer; after another prompt the model "
-            "may end sooner. Tell the engine to ignore its end-of-sequence token.",
+            f"Not right yet. These are {_TOKENS} because this prompt's answer is longer; after another prompt the "
+            "model may end sooner. Tell the engine to ignore its end-of-sequence token.",
         )
     if written.tokens > _TOKENS:
         return Card(title, facts, f"Not right. {written.tokens - _TOKENS:,} too many: set max_tokens to {_TOKENS}.")

@@ -100,7 +100,11 @@ def _mistakes(shape: Shape) -> list[Mistake]:
             "You counted what a ring of GPUs sends over its links, 2 (n − 1) / n times as much. Asked is what a rank "
             "hands to the all-reduce.",
         ),
-        Mistake(right / shape.layers, f"You counted one layer. The model has {shape.layers} of them."),
+        Mistake(
+            right / shape.layers,
+            f"That is 1/{shape.layers} of it: one layer in place of {shape.layers}, or one all-reduce a layer for one "
+            f"request, where a layer has two and {_GENERATING} requests take part.",
+        ),
         Mistake(right / every, f"You counted one all-reduce. A step has {every}: two in each layer."),
     ]
 

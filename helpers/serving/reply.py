@@ -206,7 +206,7 @@ class Reply(Shown):
             return f"no text in {self.seconds:.1f} s{ended}"
         speed = f", then {self.rate}" if self.tokens_per_second else ""
         if not speed and self.first_tokens > 1:
-            speed = f" with {self.first_tokens - 1:,} more, too many at once to time"
+            speed = f": {self.first_tokens:,} at once, which leaves too few to tell a speed"
         return f"{self.amount}, first after {self.ttft_text}{speed}{ended}"
 
     def __str__(self) -> str:
