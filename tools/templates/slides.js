@@ -8,14 +8,16 @@ const title = slide => slide.querySelector("h1, h2").innerText;
 
 // A picture is drawn as large as the screen has room for.
 function fitPicture(picture, face) {
-  const ratio = picture.naturalWidth / picture.naturalHeight;
-  if (ratio) picture.style.width = Math.min(picture.parentElement.clientWidth, 0.7 * face.clientHeight * ratio) + "px";
+  const box = picture.viewBox ? picture.viewBox.baseVal : {width: picture.naturalWidth, height: picture.naturalHeight};
+  const ratio = box.width / box.height;
+  const room = picture.closest(".output").clientWidth;
+  if (ratio) picture.style.cssText += `;height:auto;width:${Math.min(room, 0.7 * face.clientHeight * ratio)}px`;
 }
 
 // A short text is set larger, and a slide that holds more than the screen smaller rather than cut, down to half.
 function fit(slide) {
   const face = slide.querySelector(".face");
-  slide.querySelectorAll(".output img").forEach(picture => fitPicture(picture, face));
+  slide.querySelectorAll(".output img, .output svg").forEach(picture => fitPicture(picture, face));
   for (let size = slide.querySelector(".output") ? 100 : 140; size >= 50; size -= 5) {
     face.style.fontSize = size + "%";
     if (face.scrollHeight <= face.clientHeight + 1 && face.scrollWidth <= face.clientWidth + 1) return;
