@@ -683,7 +683,7 @@ def test_a_precision_that_is_faster_slower_or_neither_is_told_for_each_load():
     assert comparison.rule(3, 3) in shown.sentence
     assert "0.55 of the bytes of weights: predicted: at most 1.82 times as fast" in shown.sentence
     assert (
-        "A likely reason, not measured here: that costs more than reading fewer bytes saves at concurrency 32"
+        "A possible reason, not measured here: that costs more than reading fewer bytes saves at concurrency 32"
         in shown.sentence
     )
     assert "saves more than that costs at concurrency 1" in shown.sentence
@@ -700,7 +700,7 @@ def test_a_device_with_the_arithmetic_is_told_apart():
 def test_equal_engines_and_too_few_runs_are_told():
     same = analysis.precisions(FP16, FP16, arithmetic=False)
     assert len(same.of(SAME)) == 3
-    assert "likely reason" not in same.sentence
+    assert "possible reason" not in same.sentence
     few = analysis.precisions(SWEEP[:2], [with_runs(one, 2.0) for one in SWEEP[:2]])
     assert "the runs are too few to tell FP8 from FP16" in few.sentence
     assert "faster" not in few.sentence

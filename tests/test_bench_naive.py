@@ -94,7 +94,7 @@ def told(found: Naive, folder: Path, **more: Any) -> list[str]:
 def test_each_mistake_is_told_by_its_effect_where_it_has_one(tmp_path: Path) -> None:
     found = waves([asked(0.2, 6, prompt_tokens=31), asked(0.6, 6, prompt_tokens=31)], [asked(0.1, 6), asked(0.1, 6)])
     chunks, at_once, mean, prompt = told(found, tmp_path)
-    assert chunks == "It counted 24 chunks for 44 tokens, so its tokens/s are 45.5% too low."
+    assert chunks == "It counted 24 chunks for 44 tokens, so by that alone its tokens/s are 45.5% too low."
     assert "after 250.0 ms on average, ours after 50.0 ms, since they come one by one (5.0 times)" in at_once
     assert at_once.endswith("The start adds to it, as do prompts 1.6 times as long; here they are not separated.")
     assert mean == "Its mean of 250.0 ms hides that the slowest of its 4 requests waited 600.0 ms."
@@ -125,7 +125,7 @@ def test_what_cannot_be_told_is_not_told(tmp_path: Path) -> None:
             0.2,
             "wait 200.0 ms: that is 75% of it, and the rest is not, such as its prompts, which are 1.6 times as long.",
         ),
-        (0.25, "wait as long (250.0 ms): it is the start."),
+        (0.25, "wait as long as its (250.0 ms): it is the start."),
         (0.05, "do not wait longer (50.0 ms), so it is something else, such as its prompts"),
     ],
 )

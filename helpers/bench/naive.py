@@ -230,7 +230,8 @@ class Beside(ShownAsTable):
         else:
             way = "too low" if made < told else "too high"
             text = (
-                f"It counted {made:,} chunks for {told:,} tokens, so its tokens/s are {abs(made / told - 1):.1%} {way}."
+                f"It counted {made:,} chunks for {told:,} tokens, so by that alone its tokens/s are "
+                f"{abs(made / told - 1):.1%} {way}."
             )
         return Effect(
             "counts chunks as tokens",
@@ -279,7 +280,7 @@ class Beside(ShownAsTable):
         if share <= _SAME:
             return f"Ours started all at once do not wait longer ({_ms(own)} ms), so it is something else{rest}."
         if share >= 1 - _SAME:
-            return f"Ours started all at once wait as long ({_ms(own)} ms): it is the start."
+            return f"Ours started all at once wait as long as its ({_ms(own)} ms): it is the start."
         return f"Ours started all at once wait {_ms(own)} ms: that is {share:.0%} of it, and the rest is not{rest}."
 
     def _longer(self) -> float:

@@ -122,9 +122,14 @@ class Precisions(Finding):
             return f"{text}, so it can win where multiplying is the limit too; which limit holds is not measured here."
         text = f"This device has no arithmetic in {self.second}: it widens each weight before it multiplies."
         costs = f"that costs more than reading fewer bytes saves at {_labels(slower)}" if slower else ""
-        saves = f"reading fewer bytes saves more than that costs at {_labels(faster)}" if faster else ""
+        saves = (
+            f"reading fewer bytes saves more than that costs at {_labels(faster)}, as far as a token waits for its "
+            "weights"
+            if faster
+            else ""
+        )
         reasons = " and ".join(filter(None, [costs, saves]))
-        return f"{text} A likely reason, not measured here: {reasons}." if reasons else text
+        return f"{text} A possible reason, not measured here: {reasons}." if reasons else text
 
     def table(self) -> "Table":
         """One row a load."""
