@@ -129,6 +129,10 @@ def build(arguments: argparse.Namespace) -> None:
     from helpers.toolchains.choices import AUTO
 
     toolchain = toolchains.best()
+    if (arguments.tp_size or 1) > 1 and toolchain.name not in toolchains.ON_GPU:  # before anything is downloaded
+        raise WorkshopError(
+            f"{toolchain.title} runs an engine whole, so --tp-size is for a pod with several GPUs: leave it out."
+        )
     model = models.find(arguments.model or toolchains.default_model())
     copied = getattr(arguments, "from_checkpoint", None)
     if copied and toolchain.name != "tensorrt_llm":
