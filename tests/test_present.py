@@ -167,6 +167,20 @@ def test_the_server_opens_the_first_copy_alone_and_with_its_own_settings(server:
     assert (out / "made.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "told"),
+    [
+        ("999.1.1.1", 8888, "This machine cannot listen on '999.1.1.1'"),
+        ("192.0.2.1", 8888, "This machine cannot listen on '192.0.2.1'"),  # an address for documentation, nobody's
+        ("127.0.0.1", 99999, "There is no port 99999. Choose one from 1 to 65535."),
+    ],
+)
+def test_an_address_that_no_server_can_have_is_refused(host: str, port: int, told: str) -> None:
+    with pytest.raises(WorkshopError, match=re.escape(told)):
+        present.require_address(host, port)
+    present.require_address("127.0.0.1", 8888)
+
+
 def test_a_presentation_that_has_ended_holds_its_folder_no_more(tmp_path: Path) -> None:
     code = "import sys, pathlib; from tools import present; present.require_closed(pathlib.Path(sys.argv[1]))"
     for _ in range(2):

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -247,6 +248,24 @@ def require_closed(out: Path) -> None:
         ) from None
 
 
+def require_address(host: str, port: int) -> None:
+    """Refuse an address that no server can have here.
+
+    Raises:
+        WorkshopError: there is no such port, or this machine does not have the address.
+    """
+    if not 0 <= port <= 65535:
+        raise WorkshopError(f"There is no port {port}. Choose one from 1 to 65535.")
+    try:
+        with socket.create_server((host, 0)):
+            pass
+    except OSError as problem:
+        raise WorkshopError(
+            f"This machine cannot listen on {host!r} ({problem.strerror}). Leave HOST out for this machine alone, or "
+            "use HOST=0.0.0.0 for its network."
+        ) from None
+
+
 def prepare(out: Path, pace: str = "", dark: bool = False) -> None:
     """Make copies, settings and notes anew, and say where they are."""
     moved = make_copies(out)
@@ -330,6 +349,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Speaker notes: {write_notes(out)}")
         return 0
     try:
+        require_address(options.host, options.port)
         require_closed(out)
     except WorkshopError as error:
         print(f"error: {error}", file=sys.stderr)
