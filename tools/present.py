@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -25,8 +24,10 @@ from typing import Any
 
 from helpers import workspace
 from helpers.errors import WorkshopError
+from helpers.serving import ports
 from helpers.teaching import pacing
 from helpers.teaching.notebooks import NOTEBOOKS
+from helpers.teaching.syllabus import YOUR_TURN
 from tools import slides
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,8 +35,6 @@ BUILD = ROOT / "build"
 OUT = BUILD / "present"
 FOLD_CHARACTERS = 200
 """Prose up to this length stays open: two lines on a projector."""
-EXERCISE = "Your turn"
-"""Stands in the heading of an exercise, whose question stays open: the room answers it."""
 FIRST = "00_start_here.ipynb"
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -81,7 +80,7 @@ def _at_headings(text: str) -> Iterator[list[str]]:
 
 def _folded_section(blocks: list[str]) -> str:
     heading = blocks[:1] if re.match(r"#+ ", blocks[0]) else []
-    if heading and EXERCISE in heading[0]:
+    if heading and YOUR_TURN in heading[0]:  # an exercise's question stays open: the room answers it
         return "\n\n".join(blocks)
     body = blocks[len(heading) :]
     text = "\n\n".join(body)
@@ -256,14 +255,7 @@ def require_address(host: str, port: int) -> None:
     """
     if not 0 <= port <= 65535:
         raise WorkshopError(f"There is no port {port}. Choose one from 1 to 65535.")
-    try:
-        with socket.create_server((host, 0)):
-            pass
-    except OSError as problem:
-        raise WorkshopError(
-            f"This machine cannot listen on {host!r} ({problem.strerror}). Leave HOST out for this machine alone, or "
-            "use HOST=0.0.0.0 for its network."
-        ) from None
+    ports.free_port(host)
 
 
 def prepare(out: Path, pace: str = "", dark: bool = False) -> None:

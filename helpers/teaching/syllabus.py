@@ -22,6 +22,8 @@ from helpers.workspace import REPOSITORY
 FILE = REPOSITORY / "data" / "syllabi.toml"
 FIRST_TOKEN_WITHIN = 10
 """Minutes after the start by which the room sees a model write."""
+YOUR_TURN = "Your turn"
+"""How the heading of an exercise begins."""
 LONGEST_SITTING = 60
 """Minutes between two breaks, and from the start to the first."""
 
@@ -208,7 +210,7 @@ def clock(minutes: float) -> str:
 
 def is_exercise(section: Section) -> bool:
     """True for a section that asks the learner to answer something."""
-    return section.title.startswith("Your turn") or any("exercise" in cell.tags for cell in section.cells)
+    return section.title.startswith(YOUR_TURN) or any("exercise" in cell.tags for cell in section.cells)
 
 
 def _generates(section: Section) -> bool:
