@@ -282,10 +282,6 @@ def _new_run(stage: Stage) -> Path:
 
 def _watch(stage: Stage, directory: Path, live: Live) -> dict[str, Any]:
     """Start the supervisor, draw its progress until it ends, and return its last word."""
-    details = (
-        ("command", workspace.shell_text(stage.manifest().command)),
-        ("log", str(directory / "log.txt")),
-    )
     with (directory / "supervisor.txt").open("wb") as own_log:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "helpers.supervisor", str(directory)],
@@ -296,7 +292,22 @@ def _watch(stage: Stage, directory: Path, live: Live) -> dict[str, Any]:
             env={**os.environ, "PYTHONPATH": str(workspace.REPOSITORY)},
             start_new_session=True,
         )
-    stopped = f"{stage.title}: stopped. Nothing half-made is left; run the cell again to make it."
+    try:
+        _draw(stage, directory, live, supervisor)
+    except KeyboardInterrupt as interrupt:
+        stopped = f"{stage.title}: stopped. Nothing half-made is left; run the cell again to make it."
+        in_one_line(interrupt, stopped)
+        live.finish(stopped)
+        raise
+    return read_state(directory)
+
+
+def _draw(stage: Stage, directory: Path, live: Live, supervisor: "subprocess.Popen[bytes]") -> None:
+    """Draw a run's progress until its supervisor has ended; where this is broken off, it ends too."""
+    details = (
+        ("command", workspace.shell_text(stage.manifest().command)),
+        ("log", str(directory / "log.txt")),
+    )
     try:
         started = time.monotonic()
         while True:
@@ -311,23 +322,13 @@ def _watch(stage: Stage, directory: Path, live: Live) -> dict[str, Any]:
             live.show(bar)
             try:
                 supervisor.wait(timeout=0.2)
-                return read_state(directory)
+                return
             except subprocess.TimeoutExpired:
                 continue
-    except KeyboardInterrupt as interrupt:
-        in_one_line(interrupt, stopped)
-        _end(supervisor)
-        live.finish(stopped)
-        raise
     finally:
-        _end(supervisor)
-
-
-def _end(supervisor: "subprocess.Popen[bytes]") -> None:
-    """Let a supervisor end everything it started, which it does where its input ends, and wait for it."""
-    if supervisor.stdin:
-        supervisor.stdin.close()
-    supervisor.wait()
+        if supervisor.stdin:
+            supervisor.stdin.close()  # the supervisor reads end of file and ends everything it started
+        supervisor.wait()
 
 
 def read_state(directory: Path) -> dict[str, Any]:
