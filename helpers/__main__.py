@@ -125,14 +125,12 @@ def check() -> int:
 def build(arguments: argparse.Namespace) -> None:
     """Build an engine; generate with it, or make its checkpoint too, where that was asked for."""
     from helpers import checkpoint, models, toolchains
-    from helpers.toolchains import base
+    from helpers.toolchains import base, openvino
     from helpers.toolchains.choices import AUTO
 
     toolchain = toolchains.best()
-    if (arguments.tp_size or 1) > 1 and toolchain.name not in toolchains.ON_GPU:  # before anything is downloaded
-        raise WorkshopError(
-            f"{toolchain.title} runs an engine whole, so --tp-size is for a pod with several GPUs: leave it out."
-        )
+    if toolchain.name == openvino.name:
+        openvino.require_whole(arguments.tp_size or 1)  # before anything is downloaded
     model = models.find(arguments.model or toolchains.default_model())
     copied = getattr(arguments, "from_checkpoint", None)
     if copied and toolchain.name != "tensorrt_llm":

@@ -34,7 +34,7 @@ def test_check_looks_at_machine_and_toolchain():
     ("words", "told"),
     [
         (["build", "--precision", "fp9"], "fp9"),
-        (["build", "bundled", "--tp-size", "2"], "runs an engine whole, so --tp-size is for a pod"),
+        (["build", "bundled", "--tp-size", "2"], "An OpenVINO engine runs whole on this CPU"),
         (["build", "no-such-model"], "There is no model called 'no-such-model'"),
         (["generate", "/nowhere/at/all", "--prompt", "Born in"], "There is no model called '/nowhere/at/all'"),
         (["memory", "--gpu", "a10h"], "Did you mean 'a10g'"),

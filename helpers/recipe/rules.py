@@ -405,19 +405,16 @@ def _one_or_the_other(recipe: Recipe) -> Remark:
     if recipe.serving.chunked_prefill:
         return Remark(
             "serving.chunked_prefill",
-            f"{_EITHER} This recipe chooses pieces, of {recipe.max_num_tokens:,} tokens at most: max_batch_size "
-            f"{recipe.max_batch_size:,} limits nothing.",
+            f"{openvino.EITHER} This recipe chooses pieces, of {recipe.max_num_tokens:,} tokens at most: "
+            f"max_batch_size {recipe.max_batch_size:,} limits nothing.",
             "warning",
             "no limit of the batch",
         )
     return Remark(
         "serving.chunked_prefill",
-        f"{_EITHER} This recipe chooses the limit: {recipe.max_batch_size:,} requests.",
+        f"{openvino.EITHER} This recipe chooses the limit: {recipe.max_batch_size:,} requests.",
         "note",
     )
-
-
-_EITHER = "OpenVINO can limit how many requests run at once, or read long prompts in pieces, but not both."
 
 
 def _memory(recipe: Recipe) -> Iterator[Remark]:

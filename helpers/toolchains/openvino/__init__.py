@@ -38,6 +38,7 @@ _QUIET = {"CI": "true", "NNCF_CI": "1", "TOKENIZERS_PARALLELISM": "false"}
 _PLANNED = {None: None, "int8": "u8"}
 """What :mod:`helpers.memory` calls those that can be built."""
 
+EITHER = "OpenVINO can limit how many requests run at once, or read long prompts in pieces, but not both."
 _BATCH = 32  # requests at once, where nobody says how many; more gain little on a few cores
 _PACKAGES = ("openvino", "openvino-genai", "openvino-tokenizers", "nncf", "optimum-intel")
 
@@ -133,6 +134,19 @@ def ranks(model: Model) -> list[int]:
     return [1]
 
 
+def require_whole(tp_size: int) -> None:
+    """Refuse to split an engine.
+
+    Raises:
+        WorkshopError: it is to be of several ranks.
+    """
+    if tp_size != 1:
+        raise WorkshopError(
+            f"An OpenVINO engine runs whole on this CPU, so tp_size is 1 here, not {tp_size!r}: leave it out. What "
+            "splits a model on every machine is helpers.tensor_parallel (notebook 06)."
+        )
+
+
 def build(
     model: Model,
     precision: str = "fp16",
@@ -155,11 +169,7 @@ def build(
     Raises:
         WorkshopError: an unknown precision, a KV cache that cannot be built, another tp_size, or a failed stage.
     """
-    if tp_size != 1:
-        raise WorkshopError(
-            f"An OpenVINO engine runs whole on this CPU, so tp_size is 1 here, not {tp_size!r}: leave it out. What "
-            "splits a model on every machine is helpers.tensor_parallel (notebook 06)."
-        )
+    require_whole(tp_size)
     choices().require(precision)
     kv = None if kv == AUTO else kv
     if kv is not None:
@@ -303,10 +313,7 @@ def serve_command(engine: Engine, options: ServeOptions) -> ServeCommand:
         if options.chunked_prefill
         else f"has the limit: {sizes.max_batch_size:,} requests."
     )
-    either = (
-        "OpenVINO can limit how many requests run at once, or read long prompts in pieces, but not both. This server "
-    )
-    return ServeCommand(command, engine.path.name, {**os.environ, **_QUIET}, notes=(either + note,))
+    return ServeCommand(command, engine.path.name, {**os.environ, **_QUIET}, notes=(f"{EITHER} This server {note}",))
 
 
 def _shape(engine: Engine) -> memory.Shape:
