@@ -487,7 +487,7 @@ def _in_a_terminal(part: "Table | Playbook") -> str:
         wraps = len(line) > _WIDE > before + 20
         lines += textwrap.wrap(line, _WIDE, subsequent_indent=" " * before) if wraps else [line]
     head = whole[: len(whole) - len(part.rows)]
-    width = max(_WIDE, *map(len, lines)) if lines else _WIDE
+    width = max([_WIDE, *map(len, lines)])
     ruled = [line[:width] if set(line) <= {"-", " "} else line for line in head]
     note = [textwrap.fill(part.note, _WIDE)] if part.note else []
     return "\n".join([*ruled, *lines, *note])
